@@ -1,0 +1,43 @@
+//go:build deps
+
+// Package deps holds the module requirements while the rooms that use them are being built.
+package deps
+
+import (
+	_ "github.com/anishathalye/porcupine"
+	_ "github.com/containerd/containerd/v2/client"
+	_ "github.com/containerd/containerd/v2/cmd/containerd/command"
+	_ "github.com/containernetworking/cni/pkg/skel"
+	_ "github.com/google/btree"
+	_ "github.com/google/cel-go/cel"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/go-containerregistry/pkg/v1/tarball"
+	_ "github.com/google/nftables"
+	_ "github.com/klauspost/compress/zstd"
+	_ "github.com/miekg/dns"
+	_ "github.com/opencontainers/cgroups"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/spf13/cobra"
+	_ "github.com/vishvananda/netlink"
+	_ "go.etcd.io/etcd/server/v3/embed"
+	_ "go.etcd.io/etcd/client/v3"
+	_ "golang.org/x/sync/errgroup"
+	_ "k8s.io/api/apps/v1"
+	_ "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	_ "k8s.io/apiserver/pkg/cel/environment"
+	_ "k8s.io/client-go/kubernetes"
+	_ "k8s.io/component-helpers/scheduling/corev1"
+	_ "k8s.io/cri-api/pkg/apis/runtime/v1"
+	_ "k8s.io/cri-client/pkg"
+	_ "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	_ "k8s.io/kubectl/pkg/cmd"
+	_ "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	_ "k8s.io/kubelet/config/v1beta1"
+	_ "k8s.io/kube-scheduler/config/v1"
+	_ "k8s.io/kube-proxy/config/v1alpha1"
+	_ "k8s.io/mount-utils"
+	_ "pgregory.net/rapid"
+	_ "sigs.k8s.io/controller-runtime"
+	_ "sigs.k8s.io/structured-merge-diff/v6/merge"
+)

@@ -1,0 +1,77 @@
+package resource
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/fields"
+
+	"skiff.dev/skiff/internal/check"
+	"skiff.dev/skiff/internal/meta"
+)
+
+// Any is a Definition without its type parameter, made by Of: what the verbs
+// work with. A nil old is passed on as the nil of the concrete type.
+type Any interface {
+	Info() Info
+	New() meta.Object
+	Default(obj meta.Object)
+	Prepare(ctx context.Context, obj, old meta.Object)
+	Validate(r *check.Report, obj, old meta.Object)
+	// SpecChanged reports whether metadata.generation must move.
+	SpecChanged(obj, old meta.Object) bool
+	// View returns the view by subresource name, or nil.
+	View(name string) AnyView
+	// KeepViews restores the parts of all views; old nil on create.
+	KeepViews(obj, old meta.Object)
+	Scale() AnyScale
+	SelectableFields(obj meta.Object) fields.Set
+	Cells(obj meta.Object) []any
+	Allocate(ctx context.Context, a Access, obj, old meta.Object) error
+	Claims(obj meta.Object) []Claim
+	Grace(obj meta.Object, asked *int64) (seconds int64, now bool)
+	BeginDeletion(obj meta.Object)
+	Held(obj meta.Object) bool
+	TTL(obj meta.Object) time.Duration
+	Answer(ctx context.Context, obj meta.Object) error
+}
+
+// AnyView is a View without its type parameter.
+type AnyView interface {
+	Reset(obj, old meta.Object)
+	Prepare(ctx context.Context, obj, old meta.Object)
+	Validate(r *check.Report, obj, old meta.Object)
+}
+
+// AnyScale is a Scale without its type parameter.
+type AnyScale interface {
+	Replicas(obj meta.Object) int32
+	SetReplicas(obj meta.Object, n int32)
+	Status(obj meta.Object) (replicas int32, selector string)
+}
+
+// Info is the part of a Definition that has no type parameter.
+type Info struct {
+	Name          Name
+	Scope         Scope
+	StoreKey      string
+	NameRule      check.NameRule
+	HasStatus     bool
+	HasScale      bool
+	HasGrace      bool
+	Virtual       bool
+	Upsert        bool
+	NeedsVersion  bool
+	HasGeneration bool
+	Views         []string // names of the views, status included
+	Actions       []*Action
+	Connects      []*Connect
+	Columns       []ColumnInfo
+	Indexes       []meta.Index
+}
+
+// ColumnInfo is the head of a Column.
+type ColumnInfo struct {
+	Name, Type, Format, Description string
+	Wide                            bool
+}
