@@ -25,6 +25,9 @@ var (
 	// ErrUnavailable means no answer can be had now (no quorum, no connection);
 	// a write that ends with it may or may not have happened.
 	ErrUnavailable = errors.New("store: unavailable")
+	// ErrTooLarge means the transaction is bigger than the store takes in one
+	// piece; nothing of it happened.
+	ErrTooLarge = errors.New("store: transaction is too large")
 )
 
 // KV is one key at one revision. Value must not be changed by anyone.
@@ -77,6 +80,37 @@ type Cond struct {
 type Txn struct {
 	If []Cond
 	Do []Op
+}
+
+// Validate reports a transaction that no store can carry out.
+func (t Txn) Validate() error {
+	for _, c := range t.If {
+		if c.Key == "" {
+			return errors.New("store: condition on an empty key")
+		}
+	}
+	for i, op := range t.Do {
+		if op.Key == "" {
+			return errors.New("store: change of an empty key")
+		}
+		if len(t.Do) <= 8 {
+			for _, other := range t.Do[:i] {
+				if other.Key == op.Key {
+					return fmt.Errorf("store: key %q is changed twice in one transaction", op.Key)
+				}
+			}
+		}
+	}
+	if len(t.Do) > 8 {
+		seen := make(map[string]struct{}, len(t.Do))
+		for _, op := range t.Do {
+			if _, twice := seen[op.Key]; twice {
+				return fmt.Errorf("store: key %q is changed twice in one transaction", op.Key)
+			}
+			seen[op.Key] = struct{}{}
+		}
+	}
+	return nil
 }
 
 // Result is the answer to a Commit.
