@@ -222,6 +222,7 @@ func parseLine(line string) (Info, error) {
 	}
 	i.Root, i.Target = unescape(fields[3]), unescape(fields[4])
 	i.Type, i.Source = fsFields[0], unescape(fsFields[1])
+	i.Super = strings.Join(fsFields[2:], " ")
 	i.ReadOnly = fields[5] == "ro" || strings.HasPrefix(fields[5], "ro,")
 	for _, tag := range fields[6:] {
 		i.Shared = i.Shared || strings.HasPrefix(tag, "shared:")

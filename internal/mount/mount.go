@@ -58,6 +58,8 @@ type Info struct {
 	ReadOnly bool
 	// Shared says that it is in a peer group.
 	Shared bool
+	// Super are the file system's own options, as the kernel writes them.
+	Super string
 }
 
 // Mounter is what the node's components need of the kernel. Errors wrap the kernel's errno: EINVAL

@@ -120,9 +120,9 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Info{
-		{ID: 22, Parent: 1, Root: "/", Target: "/", Type: "ext4", Source: "/dev/vda", ReadOnly: true},
-		{ID: 31, Parent: 22, Root: "/", Target: `/a b\c`, Type: "tmpfs", Shared: true},
-		{ID: 32, Parent: 31, Root: "/x", Target: "/", Type: "fuse.a-b", Source: "none"},
+		{ID: 22, Parent: 1, Root: "/", Target: "/", Type: "ext4", Source: "/dev/vda", ReadOnly: true, Super: "rw,discard"},
+		{ID: 31, Parent: 22, Root: "/", Target: `/a b\c`, Type: "tmpfs", Shared: true, Super: "rw,size=64k"},
+		{ID: 32, Parent: 31, Root: "/x", Target: "/", Type: "fuse.a-b", Source: "none", Super: "rw"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
