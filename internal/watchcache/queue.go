@@ -51,3 +51,10 @@ func (q *queue) from(seq int64) int {
 func (q *queue) after(rev int64) int {
 	return sort.Search(q.len(), func(i int) bool { return q.at(i).Rev > rev })
 }
+
+// prepend puts events before the first.
+func (q *queue) prepend(events []*Event) {
+	buf := make([]*Event, 0, len(events)+q.len())
+	buf = append(append(buf, events...), q.buf[q.head:]...)
+	q.buf, q.head = buf, 0
+}

@@ -40,6 +40,9 @@ type Table struct {
 	nextSeq int64
 	// oldest is the revision after which all events are in the ring.
 	oldest int64
+	// past is how many events at the start of the ring come from history; they
+	// are allowed on top of maxEvents.
+	past   int
 	topics map[Scope]*topic
 	dirty  []*topic // to be woken when the lock is released
 }
@@ -141,7 +144,7 @@ func (t *Table) Apply(changes []Change, rev int64) {
 		t.change(c, now)
 	}
 	t.applied = max(t.applied, rev)
-	t.expire(now)
+	t.trim(now)
 	t.unlockAndWake()
 	if !t.sharedClock {
 		t.clock.advance(rev)
@@ -215,8 +218,12 @@ func (t *Table) Replace(items []Item, rev int64) {
 	case !t.loaded:
 		t.load(fresh, rev)
 		t.loaded = true
-		close(t.ready)
-	case rev < t.applied:
+		select {
+		case <-t.ready:
+		default:
+			close(t.ready)
+		}
+	case rev < t.rev():
 		t.cutAll()
 		t.load(fresh, rev)
 		if !t.sharedClock {
@@ -226,11 +233,27 @@ func (t *Table) Replace(items []Item, rev int64) {
 		t.diff(fresh, rev, now)
 	}
 	t.applied = rev
-	t.expire(now)
+	t.trim(now)
 	t.unlockAndWake()
 	if !t.sharedClock {
 		t.clock.advance(rev)
 	}
+}
+
+// restart forgets that the table was loaded: its source has been set back.
+// All watches end with ErrTooOld; the content stays until it is replaced.
+func (t *Table) restart() {
+	t.mu.Lock()
+	t.loaded, t.applied = false, 0
+	t.cutAll()
+	t.unlockAndWake()
+}
+
+// sweep drops the events that are too old.
+func (t *Table) sweep(now time.Time) {
+	t.mu.Lock()
+	t.trim(now.UnixNano())
+	t.mu.Unlock()
 }
 
 // load sets the content without events.
@@ -246,7 +269,7 @@ func (t *Table) load(items []*Item, rev int64) {
 		t.indexes[i] = newIndex(ix.Index, t.tree)
 	}
 	t.snap = nil
-	t.ring = queue{}
+	t.ring, t.past = queue{}, 0
 	t.oldest = rev
 }
 

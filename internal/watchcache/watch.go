@@ -143,9 +143,6 @@ func (t *Table) emit(e *Event, now int64) {
 	e.seq, e.at = t.nextSeq, now
 	t.nextSeq++
 	t.ring.push(e)
-	for t.ring.len() > t.maxEvents {
-		t.forget()
-	}
 	if len(t.topics) == 0 {
 		return
 	}
@@ -208,10 +205,25 @@ func (t *Table) unlockAndWake() {
 	}
 }
 
+// trim drops the oldest events until the ring is within its bounds. Events of
+// one revision go together.
+func (t *Table) trim(now int64) {
+	for n := t.ring.len(); n > 0; n = t.ring.len() {
+		first := t.ring.at(0)
+		if n <= t.maxEvents+t.past && now-first.at <= int64(t.maxAge) {
+			return
+		}
+		for t.ring.len() > 0 && t.ring.at(0).Rev == first.Rev {
+			t.forget()
+		}
+		t.oldest = max(t.oldest, first.Rev)
+	}
+}
+
 // forget drops the oldest event.
 func (t *Table) forget() {
 	e := t.ring.pop()
-	t.oldest = max(t.oldest, e.Rev)
+	t.past = max(0, t.past-1)
 	for _, tp := range e.topics {
 		if tp.events.len() > 0 && tp.events.at(0) == e {
 			tp.events.pop()
@@ -221,13 +233,6 @@ func (t *Table) forget() {
 	e.topics = nil
 	if tp := t.topics[Scope{}]; tp != nil {
 		tp.lost = e.seq
-	}
-}
-
-// expire drops the events that are too old.
-func (t *Table) expire(now int64) {
-	for t.ring.len() > 0 && now-t.ring.at(0).at > int64(t.maxAge) {
-		t.forget()
 	}
 }
 
