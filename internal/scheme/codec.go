@@ -2,6 +2,7 @@ package scheme
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -164,4 +165,28 @@ func PeekKind(data []byte) (schema.GroupVersionKind, error) {
 		return schema.GroupVersionKind{}, err
 	}
 	return t.GroupVersionKind(), nil
+}
+
+// Message encodes obj as protobuf without the envelope: the form that items of
+// a list have.
+func Message[T runtime.Object](obj T) ([]byte, error) {
+	m, ok := any(obj).(message)
+	if !ok {
+		return nil, fmt.Errorf("encoding %T: the kind has no protobuf form", obj)
+	}
+	buf := make([]byte, m.Size())
+	n, err := m.MarshalTo(buf)
+	return buf[:n], err
+}
+
+// Envelope returns what goes before a message of size bytes of the kind.
+func Envelope(kind schema.GroupVersionKind, size int) []byte {
+	meta := runtime.TypeMeta{APIVersion: kind.GroupVersion().String(), Kind: kind.Kind}
+	head := binary.AppendUvarint(append(bytes.Clone(envelope), 1<<3|2), uint64(meta.Size()))
+	named, err := meta.Marshal()
+	if err != nil {
+		panic(err) // two strings always marshal
+	}
+	head = append(head, named...)
+	return binary.AppendUvarint(append(head, 2<<3|2), uint64(size))
 }

@@ -127,3 +127,9 @@ func (w *Warnings) List() []string {
 	defer w.mu.Unlock()
 	return append([]string(nil), w.list...)
 }
+
+// WarningsFrom returns the collection that the context carries, or nil.
+func WarningsFrom(ctx context.Context) *Warnings {
+	w, _ := ctx.Value(warningsKey).(*Warnings)
+	return w
+}

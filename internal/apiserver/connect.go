@@ -1,0 +1,304 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff.dev/skiff/internal/meta"
+	"skiff.dev/skiff/internal/resource"
+	"skiff.dev/skiff/internal/scheme"
+)
+
+// connect turns a request into a connection: to the kubelet of the pod's node
+// for log, exec, attach and portforward; to the pod, service or node itself
+// for proxy.
+func (c *call) connect(k *resource.Connect) error {
+	if !slices.Contains(k.Methods, c.r.Method) && !(c.r.Method == http.MethodHead && slices.Contains(k.Methods, http.MethodGet)) {
+		return c.noVerb()
+	}
+	options := k.Options()
+	if err := scheme.DecodeQuery(c.r.URL.Query(), options); err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	options.GetObjectKind().SetGroupVersionKind(scheme.KindOf(options))
+	name, _, _ := splitPort(c.info.Name)
+	if k.Name != "proxy" {
+		name = c.info.Name
+	}
+	item, err := c.res.Get(c.r.Context(), meta.Key{Namespace: c.info.Namespace, Name: name}, "")
+	if err != nil {
+		return err
+	}
+	if err := c.res.Connect(c.r.Context(), c.key(), k.Name, options); err != nil {
+		return err
+	}
+	target, err := c.target(k.Name, item.Object, options)
+	if err != nil {
+		return err
+	}
+	c.proxy(target)
+	return nil
+}
+
+// A target is where a connection goes.
+type target struct {
+	url       *url.URL
+	transport http.RoundTripper
+}
+
+func (c *call) target(sub string, obj meta.Object, options runtime.Object) (target, error) {
+	if sub == "proxy" {
+		return c.proxyTarget(obj)
+	}
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return target{}, c.noVerb()
+	}
+	query := c.r.URL.Query()
+	path := "/" + sub + "/" + pod.Namespace + "/" + pod.Name
+	var container string
+	switch o := options.(type) {
+	case *corev1.PodLogOptions:
+		container, path = o.Container, "/containerLogs/"+pod.Namespace+"/"+pod.Name
+	case *corev1.PodExecOptions:
+		container = o.Container
+	case *corev1.PodAttachOptions:
+		container = o.Container
+	}
+	if sub != "portforward" {
+		chosen, err := chooseContainer(pod, container)
+		if err != nil {
+			return target{}, err
+		}
+		path += "/" + chosen
+		query.Del("container")
+	}
+	if sub != "log" {
+		renameStreams(query)
+	}
+	node, err := c.nodeOf(pod)
+	if err != nil {
+		return target{}, err
+	}
+	base, err := c.kubeletURL(node)
+	if err != nil {
+		return target{}, err
+	}
+	base.Path, base.RawQuery = path, query.Encode()
+	return target{url: base, transport: c.s.Nodes}, nil
+}
+
+// renameStreams translates the API's names of the streams to the kubelet's.
+func renameStreams(q url.Values) {
+	for api, kubelet := range map[string]string{"stdin": "input", "stdout": "output", "stderr": "error"} {
+		if v := q.Get(api); v != "" {
+			q.Del(api)
+			if isTrue(v) {
+				q.Set(kubelet, "1")
+			}
+		}
+	}
+	if v := q.Get("tty"); v != "" {
+		q.Del("tty")
+		if isTrue(v) {
+			q.Set("tty", "1")
+		}
+	}
+}
+
+// chooseContainer checks the container asked for, or picks the only one.
+func chooseContainer(pod *corev1.Pod, asked string) (string, error) {
+	var names, inits []string
+	for i := range pod.Spec.Containers {
+		names = append(names, pod.Spec.Containers[i].Name)
+	}
+	for i := range pod.Spec.InitContainers {
+		inits = append(inits, pod.Spec.InitContainers[i].Name)
+	}
+	all := slices.Concat(names, inits)
+	for i := range pod.Spec.EphemeralContainers {
+		all = append(all, pod.Spec.EphemeralContainers[i].Name)
+	}
+	switch {
+	case asked != "" && slices.Contains(all, asked):
+		return asked, nil
+	case asked != "":
+		return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, pod.Name))
+	case len(names) == 1:
+		return names[0], nil
+	}
+	text := fmt.Sprintf("a container name must be specified for pod %s, choose one of: %v", pod.Name, names)
+	if len(inits) > 0 {
+		text += fmt.Sprintf(" or one of the init containers: %v", inits)
+	}
+	return "", apierrors.NewBadRequest(text)
+}
+
+func (c *call) nodeOf(pod *corev1.Pod) (*corev1.Node, error) {
+	if pod.Spec.NodeName == "" {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+	}
+	res, ok := c.s.engine.ByGroupResource(schema.GroupResource{Resource: "nodes"})
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("nodes are not served"))
+	}
+	item, err := res.Get(c.r.Context(), meta.Key{Name: pod.Spec.NodeName}, "")
+	if err != nil {
+		return nil, err
+	}
+	return item.Object.(*corev1.Node), nil
+}
+
+// addressOrder is which of a node's addresses are tried to reach its kubelet.
+var addressOrder = []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeHostName, corev1.NodeInternalDNS, corev1.NodeExternalDNS, corev1.NodeExternalIP}
+
+func (c *call) kubeletURL(node *corev1.Node) (*url.URL, error) {
+	port := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port)
+	for _, want := range addressOrder {
+		for _, a := range node.Status.Addresses {
+			if a.Type == want && port > 0 {
+				return &url.URL{Scheme: "https", Host: net.JoinHostPort(a.Address, strconv.Itoa(port))}, nil
+			}
+		}
+	}
+	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("node %s has not told yet where its kubelet can be reached", node.Name))
+}
+
+// splitPort reads the [scheme:]name[:port] that names a proxied pod or service.
+func splitPort(s string) (name, scheme, port string) {
+	switch parts := strings.Split(s, ":"); len(parts) {
+	case 1:
+		return parts[0], "", ""
+	case 2:
+		return parts[0], "", parts[1]
+	default:
+		return parts[1], parts[0], parts[2]
+	}
+}
+
+func (c *call) proxyTarget(obj meta.Object) (target, error) {
+	_, sch, port := splitPort(c.info.Name)
+	if sch == "" {
+		sch = "http"
+	}
+	var host string
+	var err error
+	transport := c.s.podTransport
+	switch o := obj.(type) {
+	case *corev1.Node:
+		u, err := c.kubeletURL(o)
+		if err != nil {
+			return target{}, err
+		}
+		if port != "" && port != u.Port() {
+			return target{}, apierrors.NewForbidden(schema.GroupResource{Resource: "nodes"}, o.Name, fmt.Errorf("only the kubelet's port of a node can be proxied to"))
+		}
+		sch, host, transport = "https", u.Host, c.s.Nodes
+	case *corev1.Pod:
+		host, err = podAddress(o, port)
+	case *corev1.Service:
+		host, err = c.serviceAddress(o, port)
+	}
+	if err != nil {
+		return target{}, err
+	}
+	if err := refuseLocal(host); err != nil && transport != c.s.Nodes {
+		return target{}, err
+	}
+	path := c.info.Rest
+	if path == "" {
+		path = "/"
+	}
+	return target{url: &url.URL{Scheme: sch, Host: host, Path: path, RawQuery: c.r.URL.RawQuery}, transport: transport}, nil
+}
+
+func podAddress(pod *corev1.Pod, port string) (string, error) {
+	if pod.Status.PodIP == "" {
+		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("pod %s has no address yet", pod.Name))
+	}
+	if port == "" {
+		for _, ct := range pod.Spec.Containers {
+			if len(ct.Ports) > 0 {
+				port = strconv.Itoa(int(ct.Ports[0].ContainerPort))
+				break
+			}
+		}
+	}
+	if port == "" {
+		port = "80"
+	}
+	return net.JoinHostPort(pod.Status.PodIP, port), nil
+}
+
+// refuseLocal keeps proxying away from the server's own host: loopback and
+// link-local addresses are nobody's pod (CVE-2020-8562).
+func refuseLocal(hostport string) error {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	ip := net.ParseIP(host)
+	if ip == nil || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsLinkLocalMulticast() || ip.IsUnspecified() || ip.IsMulticast() {
+		return apierrors.NewBadRequest("address not allowed")
+	}
+	return nil
+}
+
+// proxy passes the request on and the answer back, upgrades included. A
+// redirect is not followed and not passed on: it could lead anywhere
+// (CVE-2020-8559).
+func (c *call) proxy(t target) {
+	p := &httputil.ReverseProxy{
+		Transport: t.transport,
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.Out.URL, pr.Out.Host = t.url, t.url.Host
+			pr.Out.Header.Del("Authorization")
+			for name := range pr.Out.Header {
+				if strings.HasPrefix(name, "Impersonate-") || strings.HasPrefix(name, "X-Remote-") {
+					pr.Out.Header.Del(name)
+				}
+			}
+			pr.SetXForwarded()
+		},
+		FlushInterval: -1,
+		ModifyResponse: func(resp *http.Response) error {
+			if resp.StatusCode >= 300 && resp.StatusCode < 400 && t.transport == c.s.Nodes {
+				return fmt.Errorf("the node answered with a redirect, which is not followed")
+			}
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() == context.Canceled {
+				return
+			}
+			writeError(w, c.r, apierrors.NewGenericServerResponse(http.StatusBadGateway, c.info.Verb, c.info.GroupResource(), c.info.Name,
+				fmt.Sprintf("error trying to reach %s: %v", t.url.Host, err), 0, true))
+		},
+	}
+	p.ServeHTTP(c.w, c.r)
+}
+
+// newPodTransport connects to pods and services. Their certificates are not
+// verified, as nobody could say what they should be; upstream does the same.
+func newPodTransport() http.RoundTripper {
+	return &http.Transport{
+		TLSClientConfig:     &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
+		MaxIdleConnsPerHost: 1,
+		IdleConnTimeout:     30 * time.Second,
+		TLSHandshakeTimeout: 10 * time.Second,
+	}
+}

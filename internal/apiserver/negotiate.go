@@ -1,0 +1,123 @@
+package apiserver
+
+import (
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff.dev/skiff/internal/scheme"
+)
+
+// form is how an answer is to be written: a media type, and possibly the kind
+// into which the objects are to be transformed (Table, PartialObjectMetadata).
+type form struct {
+	media  string
+	as     string // "", "Table", "PartialObjectMetadata" or "PartialObjectMetadataList"
+	stream bool   // application/json;stream=watch
+	pretty bool
+}
+
+// offer lists the media types in the order of the server's preference.
+var offer = []string{scheme.JSON, scheme.Protobuf, scheme.YAML}
+
+// accept chooses the form of the answer from the Accept header. allowAs says
+// whether the request can be answered by a transformed kind.
+func accept(r *http.Request, allowAs bool) (form, error) {
+	header := r.Header.Get("Accept")
+	pretty := wantsPretty(r)
+	if header == "" {
+		return form{media: scheme.JSON, pretty: pretty}, nil
+	}
+	best, bestQ := form{}, -1.0
+	for clause := range strings.SplitSeq(header, ",") {
+		f, q, ok := acceptClause(clause, allowAs)
+		if ok && q > bestQ {
+			best, bestQ = f, q
+		}
+	}
+	if bestQ <= 0 {
+		return form{}, notAcceptable()
+	}
+	best.pretty = pretty
+	return best, nil
+}
+
+func acceptClause(clause string, allowAs bool) (form, float64, bool) {
+	media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
+	if err != nil {
+		return form{}, 0, false
+	}
+	q := 1.0
+	if s, ok := params["q"]; ok {
+		if q, err = strconv.ParseFloat(s, 64); err != nil {
+			return form{}, 0, false
+		}
+	}
+	f := form{stream: params["stream"] == "watch"}
+	if as := params["as"]; as != "" {
+		if !allowAs || params["g"] != "meta.k8s.io" || (params["v"] != "v1" && params["v"] != "v1beta1") || !transformable(as) {
+			return form{}, 0, false
+		}
+		f.as = as
+	}
+	for _, have := range offer {
+		if f.as == "Table" && have == scheme.Protobuf {
+			continue // tables have no protobuf form
+		}
+		if mediaMatches(media, have) {
+			f.media = have
+			return f, q, true
+		}
+	}
+	return form{}, 0, false
+}
+
+func transformable(kind string) bool {
+	return kind == "Table" || kind == "PartialObjectMetadata" || kind == "PartialObjectMetadataList"
+}
+
+func mediaMatches(pattern, media string) bool {
+	return pattern == "*/*" || pattern == "application/*" || pattern == media
+}
+
+func notAcceptable() error {
+	return apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", schema.GroupResource{}, "",
+		"only the following media types are accepted: "+strings.Join(offer, ", "), 0, false)
+}
+
+// wantsPretty follows ?pretty, and without it gives people with a browser or
+// curl a form they can read.
+func wantsPretty(r *http.Request) bool {
+	if v := r.URL.Query().Get("pretty"); v != "" {
+		return isTrue(v)
+	}
+	agent := r.Header.Get("User-Agent")
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
+}
+
+// contentType returns the media type of the request's body.
+func contentType(r *http.Request) (string, error) {
+	header := r.Header.Get("Content-Type")
+	if header == "" {
+		return scheme.JSON, nil
+	}
+	media, _, err := mime.ParseMediaType(header)
+	if err == nil {
+		for _, have := range offer {
+			if media == have {
+				return have, nil
+			}
+		}
+	}
+	return "", unsupportedMedia(header, offer)
+}
+
+func unsupportedMedia(got string, want []string) error {
+	return apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "",
+		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s (got %q)", strings.Join(want, ", "), got), 0, false)
+}

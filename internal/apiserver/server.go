@@ -1,0 +1,196 @@
+// Package apiserver is the HTTP API: it authenticates and authorizes requests,
+// routes them to the verbs, and writes the answers in the form that the client
+// asks for. It reads and writes nothing but through package verbs.
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"skiff.dev/skiff/internal/apiserver/authn"
+	"skiff.dev/skiff/internal/apiserver/authz"
+	"skiff.dev/skiff/internal/apiserver/request"
+	"skiff.dev/skiff/internal/apiserver/verbs"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Engine        *verbs.Engine
+	Authenticator authn.Authenticator
+	Authorizer    authz.Authorizer
+	// Nodes connects to kubelets for log, exec, attach, port-forward and proxy.
+	Nodes http.RoundTripper
+	// Ready are the checks behind /readyz, by name; Live those behind /livez.
+	Ready, Live []Check
+	// Pages are further paths, exact, each guarded by authorization.
+	Pages map[string]http.Handler
+	// Metrics, if set, is told of every request that was answered.
+	Metrics Observer
+}
+
+// Observer is told of answered requests.
+type Observer interface {
+	Observe(info *request.Info, code int, took time.Duration)
+}
+
+// Server serves the API.
+type Server struct {
+	Config
+	engine       *verbs.Engine
+	discovery    discovery
+	watches      atomic.Int64
+	podTransport http.RoundTripper // to pods and services
+	draining     context.Context   // done once the server drains
+	drain        context.CancelFunc
+}
+
+// requestTime is how long a request that is not long-running may take.
+const requestTime = 60 * time.Second
+
+// New returns a server; it serves once its Handler is given to an http.Server.
+func New(cfg Config) *Server {
+	s := &Server{Config: cfg, engine: cfg.Engine, podTransport: newPodTransport()}
+	s.draining, s.drain = context.WithCancel(context.Background())
+	s.discovery = newDiscovery(cfg.Engine.Resources())
+	return s
+}
+
+// Drain ends all watches and makes /readyz fail, so that clients go elsewhere
+// while requests under way are finished.
+func (s *Server) Drain() { s.drain() }
+
+// Handler returns the whole chain that a request goes through.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
+
+func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	w := &recorder{ResponseWriter: rw}
+	info := infoOf(r)
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(w, r, p)
+		}
+		if s.Metrics != nil {
+			s.Metrics.Observe(info, w.code, time.Since(start))
+		}
+	}()
+	if !cleanPath(r.URL.Path) {
+		writeError(w, r, apierrors.NewBadRequest("the path of the request is not in its simplest form"))
+		return
+	}
+	ctx, cancel := s.bound(r, info)
+	defer cancel()
+	ctx, _ = request.WithWarnings(request.WithInfo(ctx, info))
+	s.authenticated(w, r.WithContext(ctx), info)
+}
+
+// bound limits how long a request may take; watches, logs and connections
+// last as long as their client, or until the server drains.
+func (s *Server) bound(r *http.Request, info *request.Info) (context.Context, context.CancelFunc) {
+	if !longRunning(info, r) {
+		return context.WithTimeout(r.Context(), requestTime)
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(s.draining, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+func longRunning(info *request.Info, r *http.Request) bool {
+	if info.Verb == "watch" {
+		return true
+	}
+	switch info.Subresource {
+	case "exec", "attach", "portforward", "proxy":
+		return true
+	case "log":
+		return isTrue(r.URL.Query().Get("follow"))
+	}
+	return strings.HasPrefix(info.Path, "/debug/pprof/")
+}
+
+// cleanPath refuses paths with ".." or doubled slashes, which could be read
+// differently by authorization and by what serves them.
+func cleanPath(p string) bool {
+	return p == "/" || path.Clean(p) == strings.TrimSuffix(p, "/") || strings.Contains(p, "/proxy/")
+}
+
+func (s *Server) panicked(w *recorder, r *http.Request, p any) {
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	slog.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	if w.code == 0 {
+		writeError(w, r, apierrors.NewInternalError(fmt.Errorf("this request caused apiserver to panic. Look in the logs for details")))
+	}
+}
+
+// authenticated finds out who asks, honours impersonation, and goes on.
+func (s *Server) authenticated(w http.ResponseWriter, r *http.Request, info *request.Info) {
+	user, ok, err := s.Authenticator.Authenticate(r)
+	if err != nil || !ok {
+		writeError(w, r, unauthorized(err))
+		return
+	}
+	r.Header.Del("Authorization")
+	user, err = authn.Impersonate(r, user, s.Authorizer)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	r = r.WithContext(request.WithUser(r.Context(), user))
+	s.authorized(w, r, user, info)
+}
+
+func unauthorized(err error) error {
+	if _, ok := err.(apierrors.APIStatus); ok {
+		return err
+	}
+	if err != nil {
+		slog.Debug("authentication failed", "err", err)
+	}
+	return apierrors.NewUnauthorized("Unauthorized")
+}
+
+func (s *Server) authorized(w http.ResponseWriter, r *http.Request, user *request.User, info *request.Info) {
+	if err := authz.Require(r.Context(), s.Authorizer, user, info); err != nil {
+		writeError(w, r, err)
+		return
+	}
+	if info.IsResource {
+		s.serveResource(w, r, info)
+		return
+	}
+	s.servePage(w, r)
+}
+
+// recorder remembers the status code of an answer.
+type recorder struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *recorder) WriteHeader(code int) {
+	if w.code == 0 {
+		w.code = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,108 @@
+package apiserver
+
+import (
+	"net/http"
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"skiff.dev/skiff/internal/apiserver/verbs"
+	"skiff.dev/skiff/internal/meta"
+)
+
+// Tables are how kubectl get shows things: the server, which knows the kind,
+// chooses the columns. https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables
+
+func tableHead(res *verbs.Resource) *metav1.Table {
+	t := &metav1.Table{
+		TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "Table"},
+		ColumnDefinitions: []metav1.TableColumnDefinition{{
+			Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
+		}},
+	}
+	columns := res.Info().Columns
+	for _, c := range columns {
+		d := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description}
+		if c.Wide {
+			d.Priority = 1
+		}
+		t.ColumnDefinitions = append(t.ColumnDefinitions, d)
+	}
+	if len(columns) == 0 {
+		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{
+			Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"],
+		})
+	}
+	return t
+}
+
+func tableRow(res *verbs.Resource, obj meta.Object, include metav1.IncludeObjectPolicy) metav1.TableRow {
+	cells := res.Cells(obj)
+	if len(cells) == 0 {
+		cells = []any{obj.GetCreationTimestamp().UTC().Format("2006-01-02T15:04:05Z")}
+	}
+	for i, c := range cells {
+		cells[i] = cell(c)
+	}
+	row := metav1.TableRow{Cells: append([]any{obj.GetName()}, cells...)}
+	switch include {
+	case metav1.IncludeNone:
+	case metav1.IncludeObject:
+		row.Object = runtime.RawExtension{Object: obj}
+	default:
+		row.Object = runtime.RawExtension{Object: metadataOf(obj)}
+	}
+	return row
+}
+
+func cell(v any) any {
+	if t, ok := v.(metav1.Time); ok {
+		return age(t)
+	}
+	return v
+}
+
+func includeObject(r *http.Request) metav1.IncludeObjectPolicy {
+	if v := metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject")); v != "" {
+		return v
+	}
+	return metav1.IncludeMetadata
+}
+
+func tableOf(r *http.Request, res *verbs.Resource, listed *verbs.Listed) *metav1.Table {
+	t := tableHead(res)
+	t.ListMeta = metav1.ListMeta{
+		ResourceVersion: strconv.FormatInt(listed.Rev, 10), Continue: listed.Continue, RemainingItemCount: listed.Remaining,
+	}
+	include := includeObject(r)
+	t.Rows = make([]metav1.TableRow, len(listed.Items))
+	for i, item := range listed.Items {
+		t.Rows[i] = tableRow(res, item.Object, include)
+	}
+	return t
+}
+
+// transform turns one object into what the form asks for.
+func transform(r *http.Request, res *verbs.Resource, f form, obj meta.Object, withHead bool) runtime.Object {
+	if f.as != "Table" {
+		return metadataOf(obj)
+	}
+	t := &metav1.Table{TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "Table"}}
+	if withHead {
+		t = tableHead(res)
+	}
+	t.ResourceVersion = obj.GetResourceVersion()
+	t.Rows = []metav1.TableRow{tableRow(res, obj, includeObject(r))}
+	return t
+}
+
+// writeTransformed answers with a Table or metadata.
+func writeTransformed(w http.ResponseWriter, r *http.Request, f form, obj runtime.Object) {
+	data, err := encode(f, obj)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	writeBytes(w, r, http.StatusOK, f.media, data)
+}
