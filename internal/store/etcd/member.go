@@ -1,0 +1,396 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/server/v3/config"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"skiff.dev/skiff/internal/store"
+)
+
+// Config describes a member inside the process. Dir is required.
+type Config struct {
+	// Dir is the member's data directory; it is made if absent, mode 0700.
+	Dir string
+	// Name is the member's name in the cluster. Default "default", as etcd's.
+	Name string
+	// Quota caps the database file, bytes. Default 8 GiB.
+	Quota int64
+	// MinFree is the space that the file system must have left for a write
+	// that adds something, bytes. Default 160 MiB: room for etcd's next log
+	// segments, without which it cannot even delete.
+	MinFree int64
+	// KeepHistory is how long old revisions stay readable. Default 5 min; negative: for ever.
+	KeepHistory time.Duration
+	// ListenClient, if set, lets etcdctl and other API servers in:
+	// "unix:///path" (mode 0600) or "https://host:port" with ListenTLS.
+	ListenClient string
+	// ListenTLS is the server's side of TLS; it must ask for client certificates.
+	ListenTLS *tls.Config
+	// Log takes etcd's messages. Default: slog's.
+	Log *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	if c.Name == "" {
+		c.Name = "default"
+	}
+	if c.Quota == 0 {
+		c.Quota = 8 << 30
+	}
+	if c.MinFree == 0 {
+		c.MinFree = 160 << 20
+	}
+	if c.KeepHistory == 0 {
+		c.KeepHistory = 5 * time.Minute
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+}
+
+// Figures of a single member; docs/design/0001-store.md has the measurements.
+const (
+	// tick only bounds elections, of which a lone member has one, and the
+	// shortest lease (3 ticks); a slow one leaves the machine asleep.
+	tick          = 500 * time.Millisecond
+	electionTicks = 2
+	// batchInterval is how often the database file follows the log. The log
+	// is what makes a write durable, so this only bounds the replay at start.
+	batchInterval = 2 * time.Second
+	// snapshotCount and catchUpEntries bound the log that is replayed at start
+	// and kept in memory.
+	snapshotCount  = 5000
+	catchUpEntries = 100
+	// maxRequestBytes exceeds the API's limit of 3 MiB, so that limit decides.
+	maxRequestBytes = 4 << 20
+	maxTxnOps       = 10000
+	// peerURL names the member in its own one-member cluster; nothing listens there.
+	peerURL = "http://127.0.0.1:2380"
+)
+
+// member is an etcd server in the process, called directly.
+type member struct {
+	cfg  Config
+	srv  *etcdserver.EtcdServer
+	kv   pb.KVServer
+	lock *os.File
+
+	grpc   *grpc.Server
+	served sync.WaitGroup
+
+	fault  atomic.Pointer[error] // why etcd died
+	failed chan struct{}         // closed when fault is set
+	closed chan struct{}
+	space  space
+}
+
+// Open starts a member on cfg.Dir and returns when it takes requests.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	cfg.setDefaults()
+	m := &member{cfg: cfg, failed: make(chan struct{}), closed: make(chan struct{})}
+	m.space = space{dir: cfg.Dir, min: cfg.MinFree, free: freeBytes}
+	if err := m.claim(); err != nil {
+		return nil, err
+	}
+	if err := m.start(ctx); err != nil {
+		m.lock.Close()
+		return nil, err
+	}
+	if err := m.listen(ctx); err != nil {
+		m.stop()
+		return nil, err
+	}
+	s := newStore(m, m.closed, true)
+	if cfg.KeepHistory > 0 {
+		s.keepHistory(store.History{Keep: cfg.KeepHistory, Log: cfg.Log})
+	}
+	return s, nil
+}
+
+// claim makes the directory and takes its lock, so that a second process gets
+// an answer at once instead of waiting for the database file.
+func (m *member) claim() error {
+	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("making etcd's data directory: %w", err)
+	}
+	if err := os.Chmod(m.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("closing etcd's data directory to others: %w", err)
+	}
+	name := filepath.Join(m.cfg.Dir, "lock")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening the lock of etcd's data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(name) // only to say who; may be empty
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("etcd's data directory %s is in use by another process (pid %s): stop it or choose another directory", m.cfg.Dir, holder)
+		}
+		return fmt.Errorf("locking etcd's data directory %s: %w", m.cfg.Dir, err)
+	}
+	m.lock = f
+	if err := f.Truncate(0); err == nil {
+		_, err = fmt.Fprintf(f, "%d", os.Getpid())
+		if err != nil {
+			m.cfg.Log.Debug("noting the pid in the lock file failed", "err", err)
+		}
+	}
+	if err := m.inspect(); err != nil {
+		f.Close()
+		return err
+	}
+	return nil
+}
+
+// inspect looks at the database file as etcd will, because etcd itself waits
+// for a foreign lock and panics on a broken file.
+func (m *member) inspect() error {
+	name := filepath.Join(m.cfg.Dir, "member", "snap", "db")
+	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	db, err := bolt.Open(name, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Millisecond})
+	switch {
+	case err == nil:
+		return db.Close()
+	case errors.Is(err, bolt.ErrTimeout):
+		return fmt.Errorf("etcd's database %s is in use by another process: stop the etcd that runs on it", name)
+	default:
+		return fmt.Errorf("etcd's database %s is damaged (%w): restore a backup, or remove %s to start empty", name, err, m.cfg.Dir)
+	}
+}
+
+// serverConfig is etcd's configuration of a lone member.
+func (m *member) serverConfig() config.ServerConfig {
+	urls := types.MustNewURLs([]string{peerURL})
+	return config.ServerConfig{
+		Name:                       m.cfg.Name,
+		PeerURLs:                   urls,
+		InitialPeerURLsMap:         types.URLsMap{m.cfg.Name: urls},
+		InitialClusterToken:        "etcd-cluster",
+		NewCluster:                 true,
+		DataDir:                    m.cfg.Dir,
+		TickMs:                     uint(tick / time.Millisecond),
+		ElectionTicks:              electionTicks,
+		PreVote:                    true,
+		SnapshotCount:              snapshotCount,
+		SnapshotCatchUpEntries:     catchUpEntries,
+		MaxSnapFiles:               2,
+		MaxWALFiles:                2,
+		BackendBatchInterval:       batchInterval,
+		BackendFreelistType:        bolt.FreelistMapType,
+		QuotaBackendBytes:          m.cfg.Quota,
+		MaxTxnOps:                  maxTxnOps,
+		MaxRequestBytes:            maxRequestBytes,
+		MaxConcurrentStreams:       1 << 16,
+		WarningApplyDuration:       time.Second,
+		StrictReconfigCheck:        true,
+		Logger:                     zapLogger(m.cfg.Log, m.fail),
+		ServerFeatureGate:          features.NewDefaultServerFeatureGate(m.cfg.Name, nil),
+		Metrics:                    "basic",
+		CompactionBatchLimit:       1000,
+		CompactionSleepInterval:    10 * time.Millisecond,
+		InitialElectionTickAdvance: true,
+		ClientCertAuthEnabled:      m.cfg.ListenTLS != nil,
+	}
+}
+
+// start runs the server up to where it leads itself.
+func (m *member) start(ctx context.Context) error {
+	built := make(chan error, 1)
+	go func() {
+		err := errors.New("etcd gave up without a reason")
+		// On a fatal error etcd's logger ends this goroutine.
+		defer func() { built <- err }()
+		m.srv, err = etcdserver.NewServer(m.serverConfig())
+	}()
+	select {
+	case <-m.failed:
+		return fmt.Errorf("starting etcd in %s: %w", m.cfg.Dir, *m.fault.Load())
+	case err := <-built:
+		if m.fault.Load() != nil {
+			err = *m.fault.Load()
+		}
+		if err != nil {
+			return fmt.Errorf("starting etcd in %s: %w", m.cfg.Dir, err)
+		}
+	}
+	m.kv = v3rpc.NewQuotaKVServer(m.srv)
+	m.srv.Start()
+	if err := m.elect(ctx); err != nil {
+		m.stop()
+		return fmt.Errorf("starting etcd in %s: %w", m.cfg.Dir, err)
+	}
+	if err := m.disarm(ctx); err != nil {
+		m.stop()
+		return fmt.Errorf("starting etcd in %s: %w", m.cfg.Dir, err)
+	}
+	return nil
+}
+
+// elect has the member campaign at once, as a leader that steps down would ask
+// it to, instead of after the election timeout. etcd tells nobody when the
+// member may campaign (when it has applied its own membership), so this asks
+// again until it leads.
+func (m *member) elect(ctx context.Context) error {
+	const again = 2 * time.Millisecond
+	id := uint64(m.srv.MemberID())
+	campaign := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: proto.Uint64(id), From: proto.Uint64(id)}
+	for m.srv.Leader() == 0 {
+		if m.srv.AppliedIndex() > 0 {
+			if err := m.srv.Process(ctx, campaign); err != nil {
+				return fmt.Errorf("campaigning: %w", err)
+			}
+		}
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.failed:
+			return *m.fault.Load()
+		}
+	}
+	// A read through the log proves that the first entry of the term is applied.
+	_, err := m.kv.Range(ctx, &pb.RangeRequest{Key: []byte{0}})
+	return err
+}
+
+// disarm lifts the out-of-space alarm if the database is within its quota again.
+func (m *member) disarm(ctx context.Context) error {
+	if m.srv.Backend().Size() > m.cfg.Quota/10*9 {
+		return nil
+	}
+	for _, alarm := range m.srv.Alarms() {
+		if alarm.Alarm != pb.AlarmType_NOSPACE {
+			continue
+		}
+		if _, err := m.srv.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: alarm.MemberID, Alarm: alarm.Alarm}); err != nil {
+			return fmt.Errorf("lifting the out-of-space alarm: %w", err)
+		}
+	}
+	return nil
+}
+
+// fail notes the first error that etcd cannot go on after.
+func (m *member) fail(err error) {
+	if m.fault.CompareAndSwap(nil, &err) {
+		close(m.failed)
+	}
+}
+
+func (m *member) broken() error {
+	if err := m.fault.Load(); err != nil {
+		return store.Unavailable("using etcd, which failed", *err)
+	}
+	return nil
+}
+
+func (m *member) rangeKeys(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	return m.kv.Range(ctx, r)
+}
+
+func (m *member) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	for _, op := range r.Success {
+		if op.GetRequestPut() != nil {
+			if err := m.space.check(); err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
+	return m.kv.Txn(ctx, r)
+}
+
+func (m *member) compact(ctx context.Context, r *pb.CompactionRequest) error {
+	_, err := m.kv.Compact(ctx, r)
+	return err
+}
+
+func (m *member) grant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	return m.srv.LeaseGrant(ctx, r)
+}
+
+func (m *member) size(context.Context) (int64, error) { return m.srv.Backend().Size(), nil }
+
+func (m *member) close() error {
+	m.stop()
+	return nil
+}
+
+// stop ends the server. After a fatal error etcd's goroutines may have died
+// with locks held, so there is nothing to wait for; the files stay locked
+// until the process ends, as they should.
+func (m *member) stop() {
+	if m.grpc != nil {
+		m.grpc.Stop()
+		m.served.Wait()
+	}
+	if m.fault.Load() != nil {
+		return
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		m.srv.HardStop()
+	}()
+	select {
+	case <-stopped:
+		m.lock.Close()
+	case <-m.failed:
+	}
+}
+
+// listen serves etcd's own API to other processes, if that is asked for.
+func (m *member) listen(ctx context.Context) error {
+	if m.cfg.ListenClient == "" {
+		return nil
+	}
+	network, address, err := m.listenAddress()
+	if err != nil {
+		return err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, network, address)
+	if err != nil {
+		return fmt.Errorf("listening for etcd's clients: %w", err)
+	}
+	var conf *tls.Config
+	if network == "unix" {
+		if err := os.Chmod(address, 0o600); err != nil {
+			l.Close()
+			return fmt.Errorf("closing etcd's socket to others: %w", err)
+		}
+	} else {
+		conf = m.cfg.ListenTLS
+	}
+	m.grpc = v3rpc.Server(m.srv, conf, nil)
+	m.cfg.Log.Info("etcd takes clients", "address", l.Addr().String())
+	m.served.Go(func() {
+		if err := m.grpc.Serve(l); err != nil {
+			m.cfg.Log.Error("serving etcd's clients ended", "err", err)
+		}
+	})
+	return nil
+}

@@ -1,0 +1,129 @@
+package etcd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"skiff.dev/skiff/internal/store"
+)
+
+// resync is how often a watch that lags asks again for its progress notice;
+// etcd brings lagging watches up to date in rounds of that length.
+const resync = 100 * time.Millisecond
+
+// memberWatch reads the member's own watch stream: no goroutine, no encoding.
+type memberWatch struct {
+	m      *member
+	stream mvcc.WatchStream
+	poke   chan struct{} // progress was requested
+	done   chan struct{} // closed by Close
+
+	mu       sync.Mutex
+	progress bool
+	closing  sync.Once
+}
+
+func (m *member) watch(ctx context.Context, key, end []byte, start int64) (store.Watcher, error) {
+	if len(end) == 1 && end[0] == 0 {
+		end = []byte{} // the stream's notation for a range without an end
+	}
+	w := &memberWatch{m: m, stream: m.srv.Watchable().NewWatchStream(), poke: make(chan struct{}, 1), done: make(chan struct{})}
+	if _, err := w.stream.Watch(ctx, clientv3.AutoWatchID, key, end, start); err != nil {
+		w.stream.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// Next implements store.Watcher.
+func (w *memberWatch) Next(ctx context.Context) (store.Batch, error) {
+	for {
+		if err := w.ended(ctx); err != nil {
+			return store.Batch{}, err
+		}
+		select {
+		case resp, ok := <-w.stream.Chan():
+			return w.batch(resp, ok)
+		default:
+		}
+		// Everything sent is read: a notice asked for now is not lost.
+		var retry <-chan time.Time
+		if w.wanted() && !w.stream.RequestProgressAll() {
+			retry = time.After(resync)
+		}
+		select {
+		case resp, ok := <-w.stream.Chan():
+			return w.batch(resp, ok)
+		case <-w.poke:
+		case <-retry:
+		case <-ctx.Done():
+		case <-w.done:
+		case <-w.m.closed:
+		case <-w.m.failed:
+		}
+	}
+}
+
+// ended returns the error that Next has to end with, if any.
+func (w *memberWatch) ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-w.done:
+		return store.ErrClosed
+	case <-w.m.closed:
+		return store.ErrClosed
+	default:
+		return w.m.broken()
+	}
+}
+
+func (w *memberWatch) batch(resp mvcc.WatchResponse, ok bool) (store.Batch, error) {
+	switch {
+	case !ok:
+		return store.Batch{}, store.ErrClosed
+	case resp.CompactRevision != 0:
+		return store.Batch{}, store.ErrCompacted
+	case len(resp.Events) == 0:
+		w.mu.Lock()
+		w.progress = false
+		w.mu.Unlock()
+		return store.Batch{Rev: resp.Revision}, nil
+	}
+	return toEvents(resp.Events), nil
+}
+
+func (w *memberWatch) wanted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.progress
+}
+
+// RequestProgress implements store.Watcher.
+func (w *memberWatch) RequestProgress(ctx context.Context) error {
+	if err := w.ended(ctx); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.progress = true
+	w.mu.Unlock()
+	select {
+	case w.poke <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// Close implements store.Watcher.
+func (w *memberWatch) Close() {
+	w.closing.Do(func() {
+		close(w.done)
+		w.stream.Close()
+	})
+}
