@@ -43,6 +43,7 @@ type Table struct {
 	// past is how many events at the start of the ring come from history; they
 	// are allowed on top of maxEvents.
 	past   int
+	gaps   []gap
 	topics map[Scope]*topic
 	dirty  []*topic // to be woken when the lock is released
 }
@@ -204,8 +205,8 @@ func final(old *Item, version int64) *Item {
 // later, what differs is emitted as events, so that watchers go on without a
 // gap: deletions first, with the version that the table had before, then the
 // rest in the order of their revisions. Whoever is interrupted in the middle
-// of it and resumes from the last version seen gets all that is left. If rev
-// is older than what the table has, the source has been set back: everything
+// of it and resumes from the last version seen gets all of it again or is told
+// ErrTooOld, for what happened in between is not known. If rev is older than what the table has, the source has been set back: everything
 // starts again and all watchers end with ErrTooOld.
 func (t *Table) Replace(items []Item, rev int64) {
 	fresh := make([]*Item, len(items))
@@ -269,7 +270,7 @@ func (t *Table) load(items []*Item, rev int64) {
 		t.indexes[i] = newIndex(ix.Index, t.tree)
 	}
 	t.snap = nil
-	t.ring, t.past = queue{}, 0
+	t.ring, t.past, t.gaps = queue{}, 0, nil
 	t.oldest = rev
 }
 
@@ -288,6 +289,9 @@ func (t *Table) diff(items []*Item, rev, now int64) {
 		return true
 	})
 	before := t.rev()
+	if before+1 < rev {
+		t.gaps = append(t.gaps, gap{before, rev})
+	}
 	for _, old := range gone {
 		t.remove(old, before, rev, now)
 	}

@@ -31,8 +31,6 @@ type Watch struct {
 	topic  *topic
 	index  *index // of the scope, or nil
 	closed chan struct{}
-	from   int64 // the revision after which events are wanted
-	live   int64 // the seq from which on all events are after from
 
 	// Guarded by the table's lock: written by the owner under a read lock, by
 	// the table under the write lock.
@@ -72,10 +70,10 @@ func (t *Table) watch(scope Scope, from int64) (*Watch, error) {
 		return nil, ErrNotReady
 	case from > t.rev():
 		return nil, ErrFuture
-	case from < t.oldest:
+	case from < t.oldest || t.inGap(from):
 		return nil, ErrTooOld
 	}
-	w := &Watch{table: t, scope: scope, from: from, live: t.nextSeq, closed: make(chan struct{})}
+	w := &Watch{table: t, scope: scope, closed: make(chan struct{})}
 	if scope.Index != "" {
 		if w.index = t.index(scope.Index); w.index == nil {
 			return nil, ErrNoIndex
@@ -88,6 +86,16 @@ func (t *Table) watch(scope Scope, from int64) (*Watch, error) {
 	w.topic = t.topic(scope.facet(), w.cursor)
 	w.topic.watches[w] = struct{}{}
 	return w, nil
+}
+
+// gap is a span of revisions of which only the difference between its ends is
+// known, because the table was listed anew.
+type gap struct{ from, to int64 }
+
+// inGap reports whether the state at rev is one that the table has never had,
+// so that its events do not lead on from there.
+func (t *Table) inGap(rev int64) bool {
+	return slices.ContainsFunc(t.gaps, func(g gap) bool { return g.from < rev && rev < g.to })
 }
 
 // topic returns the topic of a facet, with all events from seq on in it.
@@ -217,6 +225,7 @@ func (t *Table) trim(now int64) {
 			t.forget()
 		}
 		t.oldest = max(t.oldest, first.Rev)
+		t.gaps = slices.DeleteFunc(t.gaps, func(g gap) bool { return g.to <= t.oldest })
 	}
 }
 
@@ -313,11 +322,6 @@ func (w *Watch) poll() (rev int64, wake <-chan struct{}, err error) {
 
 // wants reports whether e is for the watch, as far as its topic leaves that open.
 func (w *Watch) wants(e *Event) bool {
-	// Events of a relist lie at its revision, but the object itself may be
-	// older, so that who asks from in between already has it.
-	if e.seq < w.live && e.Type != Deleted && e.Item.Rev <= w.from {
-		return false
-	}
 	return w.topic.all || w.scope == w.topic.scope || w.scope.touches(e, w.index)
 }
 
