@@ -74,6 +74,9 @@ type Preparation[S any] struct {
 	Nodes []string
 	// Reject, if not nil, is why no node at all can run the pod.
 	Reject *Status
+	// Err, if not nil, is a pod that makes no sense to the plugin. The attempt
+	// fails with reason SchedulerError.
+	Err error
 }
 
 // Waiting is what the order of the queue may depend on.
@@ -102,6 +105,7 @@ type Prepared struct {
 	Skip   bool
 	Nodes  []string
 	Reject *Status
+	Err    error
 	Filter func(node *Node) *Status
 	Score  func(node *Node) int64
 	Stale  func(snap *Snapshot) bool
@@ -128,7 +132,7 @@ func (p *Plugin[S]) prepare(pod *Pod, snap *Snapshot) Prepared {
 	if p.Prepare != nil {
 		made = p.Prepare(pod, snap)
 	}
-	ready := Prepared{Skip: made.Skip, Nodes: made.Nodes, Reject: made.Reject}
+	ready := Prepared{Skip: made.Skip, Nodes: made.Nodes, Reject: made.Reject, Err: made.Err}
 	if p.Filter != nil {
 		ready.Filter = func(node *Node) *Status { return p.Filter(made.State, node) }
 	}

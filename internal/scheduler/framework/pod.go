@@ -1,9 +1,14 @@
 package framework
 
 import (
+	"maps"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"skiff.dev/skiff/internal/pod"
 )
 
 // Pod is a pod and what the scheduler has worked out about it. It is
@@ -44,41 +49,35 @@ var assumedRequests = corev1.ResourceList{
 
 // NewPod works out what the scheduler needs to know of a pod.
 func NewPod(obj *corev1.Pod) *Pod {
-	p := &Pod{Pod: obj, HostPorts: hostPorts(obj)}
-	p.Requests = ResourcesOf(resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{UseStatusResources: true}))
+	p := &Pod{Pod: obj, HostPorts: HostPorts(obj)}
+	p.Requests = ResourcesOf(pod.Requests(obj))
 	p.Assumed = ResourcesOf(resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{
-		UseStatusResources: true, NonMissingContainerRequests: assumedRequests,
+		UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true,
+		NonMissingContainerRequests: assumedRequests,
 	}))
 	p.Requests.Pods, p.Assumed.Pods = 1, 1
 	return p
 }
 
-func hostPorts(obj *corev1.Pod) []HostPort {
+// HostPorts lists the ports that a pod takes on its node's addresses.
+func HostPorts(obj *corev1.Pod) []HostPort {
 	var ports []HostPort
-	add := func(c *corev1.Container) {
-		for i := range c.Ports {
-			cp := &c.Ports[i]
-			if cp.HostPort <= 0 {
-				continue
-			}
-			p := HostPort{IP: cp.HostIP, Protocol: cp.Protocol, Port: cp.HostPort}
-			if p.IP == "" {
-				p.IP = anyIP
-			}
-			if p.Protocol == "" {
-				p.Protocol = corev1.ProtocolTCP
-			}
-			ports = append(ports, p)
+	for _, cp := range pod.HostPorts(&obj.Spec) {
+		p := HostPort{IP: cp.HostIP, Protocol: cp.Protocol, Port: cp.HostPort}
+		if p.IP == "" {
+			p.IP = anyIP
 		}
-	}
-	for i := range obj.Spec.Containers {
-		add(&obj.Spec.Containers[i])
-	}
-	for i := range obj.Spec.InitContainers {
-		// Only a sidecar holds its ports for as long as the pod lives.
-		if c := &obj.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			add(c)
+		if p.Protocol == "" {
+			p.Protocol = corev1.ProtocolTCP
 		}
+		ports = append(ports, p)
 	}
 	return ports
+}
+
+// placedLike reports whether it is all the same to every other pod whether p
+// or o is placed on a node.
+func (p *Pod) placedLike(o *Pod) bool {
+	return p.Requests.equal(&o.Requests) && p.Assumed.equal(&o.Assumed) && slices.Equal(p.HostPorts, o.HostPorts) &&
+		maps.Equal(p.Labels, o.Labels) && (p.DeletionTimestamp == nil) == (o.DeletionTimestamp == nil)
 }

@@ -56,6 +56,11 @@ func (r *Resources) Get(name corev1.ResourceName) int64 {
 	return r.Scalar[name]
 }
 
+func (r *Resources) equal(o *Resources) bool {
+	return r.MilliCPU == o.MilliCPU && r.Memory == o.Memory && r.EphemeralStorage == o.EphemeralStorage &&
+		r.Pods == o.Pods && maps.Equal(r.Scalar, o.Scalar)
+}
+
 // add adds sign times o.
 func (r *Resources) add(o *Resources, sign int64) {
 	r.MilliCPU += sign * o.MilliCPU
@@ -76,4 +81,17 @@ func (r *Resources) scalarNames() []corev1.ResourceName {
 		return nil
 	}
 	return slices.Sorted(maps.Keys(r.Scalar))
+}
+
+// AnyAbove reports whether there is more of anything in r than in o.
+func (r *Resources) AnyAbove(o *Resources) bool {
+	if r.MilliCPU > o.MilliCPU || r.Memory > o.Memory || r.EphemeralStorage > o.EphemeralStorage || r.Pods > o.Pods {
+		return true
+	}
+	for name, v := range r.Scalar {
+		if v > o.Scalar[name] {
+			return true
+		}
+	}
+	return false
 }

@@ -20,6 +20,15 @@ func (s *Signer) Class() string { return string(s.buf) }
 // Int writes a number, such as the length of a list that follows.
 func (s *Signer) Int(n int64) { s.buf = binary.AppendVarint(s.buf, n) }
 
+// Bool writes a truth value.
+func (s *Signer) Bool(b bool) {
+	if b {
+		s.Int(1)
+	} else {
+		s.Int(0)
+	}
+}
+
 // String writes one string.
 func (s *Signer) String(v string) {
 	s.Int(int64(len(v)))

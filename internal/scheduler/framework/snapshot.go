@@ -1,6 +1,8 @@
 package framework
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -87,8 +89,16 @@ func (s *Snapshot) DeleteNode(name string) {
 	s.dropUnused(n)
 }
 
-// AddPod places a pod on the named node. The pod must not be placed already.
-func (s *Snapshot) AddPod(pod *Pod, node string) {
+// SetPod places a pod on the named node, or replaces what is known about it.
+func (s *Snapshot) SetPod(pod *Pod, node string) {
+	if at, ok := s.pods[pod.UID]; ok {
+		if at.node.name == node && at.pod.placedLike(pod) {
+			at.node.Pods[slices.Index(at.node.Pods, at.pod)] = pod
+			s.pods[pod.UID] = place{pod, at.node}
+			return
+		}
+		s.RemovePod(pod.UID)
+	}
 	n := s.entry(node)
 	n.addPod(pod)
 	s.pods[pod.UID] = place{pod, n}

@@ -30,7 +30,7 @@ func testVerdicts(t *testing.T, p *framework.Any, tests []verdictTest) {
 			snap := framework.NewSnapshot()
 			snap.SetNode(tt.node)
 			for _, pod := range tt.placed {
-				snap.AddPod(framework.NewPod(pod), tt.node.Name)
+				snap.SetPod(framework.NewPod(pod), tt.node.Name)
 			}
 			ready := p.Prepare(framework.NewPod(tt.pod), snap)
 			got := ready.Reject
