@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 
+	"k8s.io/apimachinery/pkg/fields"
+
 	"skiff.dev/skiff/internal/meta"
 	"skiff.dev/skiff/internal/watchcache"
 )
@@ -168,4 +170,16 @@ func report[T meta.Object](e *watchcache.Event, known map[meta.Key]T, f func(Cha
 	}
 	known[key] = obj
 	f(Change[T]{Old: old, New: obj, Created: !had})
+}
+
+// FieldSelector is the field selector that asks a server for what a scope
+// selects. An index that is to be used in a scope is named after its field.
+func FieldSelector(s watchcache.Scope) string {
+	switch {
+	case s.Index != "":
+		return fields.OneTermEqualSelector(s.Index, s.Value).String()
+	case s.Name != "":
+		return fields.OneTermEqualSelector("metadata.name", s.Name).String()
+	}
+	return ""
 }

@@ -43,7 +43,9 @@ type Transport interface {
 	Create(ctx context.Context, ref Ref, obj runtime.Object, opts metav1.CreateOptions) (runtime.Object, error)
 	Update(ctx context.Context, ref Ref, obj meta.Object, opts metav1.UpdateOptions) (meta.Object, error)
 	Patch(ctx context.Context, ref Ref, pt types.PatchType, data []byte, opts metav1.PatchOptions) (meta.Object, error)
-	Delete(ctx context.Context, ref Ref, opts metav1.DeleteOptions) error
+	// Delete returns the resourceVersion that the deletion got, "" if the
+	// server does not tell.
+	Delete(ctx context.Context, ref Ref, opts metav1.DeleteOptions) (resourceVersion string, err error)
 	DeleteCollection(ctx context.Context, ref Ref, opts metav1.DeleteOptions, list metav1.ListOptions) error
 	// Table returns a table of the objects that scope selects, kept current
 	// until the transport is closed. It may hold more than the scope asks for.
@@ -169,7 +171,11 @@ func (k Kind[T]) Patch(ctx context.Context, key meta.Key, sub string, pt types.P
 // Delete deletes an object. Give the uid in opts.Preconditions where the
 // decision was made about one particular object (I10).
 func (k Kind[T]) Delete(ctx context.Context, namespace, name string, opts metav1.DeleteOptions) error {
-	return k.c.Transport.Delete(ctx, k.ref(namespace, name, ""), opts)
+	rv, err := k.c.Transport.Delete(ctx, k.ref(namespace, name, ""), opts)
+	if f, _ := ctx.Value(writtenKey{}).(Written); f != nil && err == nil && rv != "" {
+		f(k.gvr, rv)
+	}
+	return err
 }
 
 // Do POSTs an action (binding, eviction, token) to an object.

@@ -41,10 +41,13 @@ func New(e *verbs.Engine, a authz.Authorizer, user *request.User, manager string
 
 // enter authorizes the request and finds its resource.
 func (t *Transport) enter(ctx context.Context, verb string, ref client.Ref) (context.Context, *verbs.Resource, error) {
-	info := &request.Info{
+	return t.enterAs(ctx, &request.Info{
 		Verb: verb, IsResource: true, Group: ref.Group, Version: ref.Version, Resource: ref.Resource,
 		Subresource: ref.Subresource, Namespace: ref.Namespace, Name: ref.Name,
-	}
+	}, ref)
+}
+
+func (t *Transport) enterAs(ctx context.Context, info *request.Info, ref client.Ref) (context.Context, *verbs.Resource, error) {
 	if err := authz.Require(ctx, t.authorizer, t.user, info); err != nil {
 		return nil, nil, err
 	}
@@ -173,13 +176,16 @@ func (t *Transport) Patch(ctx context.Context, ref client.Ref, pt types.PatchTyp
 }
 
 // Delete implements client.Transport.
-func (t *Transport) Delete(ctx context.Context, ref client.Ref, opts metav1.DeleteOptions) error {
+func (t *Transport) Delete(ctx context.Context, ref client.Ref, opts metav1.DeleteOptions) (string, error) {
 	ctx, res, err := t.enter(ctx, "delete", ref)
 	if err != nil {
-		return err
+		return "", err
 	}
-	_, _, err = res.Delete(ctx, key(ref), opts)
-	return err
+	obj, _, err := res.Delete(ctx, key(ref), opts)
+	if err != nil {
+		return "", err
+	}
+	return obj.GetResourceVersion(), nil
 }
 
 // DeleteCollection implements client.Transport.
@@ -197,14 +203,20 @@ func (t *Transport) DeleteCollection(ctx context.Context, ref client.Ref, opts m
 }
 
 // Table implements client.Transport: it is the server's own table, whatever
-// the scope. Opening it takes the right to list and watch.
+// the scope. Opening it takes the right to list and watch what the scope
+// selects.
 func (t *Transport) Table(ctx context.Context, gvr schema.GroupVersionResource, scope watchcache.Scope) (*watchcache.Table, error) {
-	ref := client.Ref{GroupVersionResource: gvr, Namespace: scope.Namespace, Name: scope.Name}
+	ref := client.Ref{GroupVersionResource: gvr}
+	var res *verbs.Resource
 	for _, verb := range []string{"list", "watch"} {
-		if _, _, err := t.enter(ctx, verb, ref); err != nil {
+		info := &request.Info{
+			Verb: verb, IsResource: true, Group: gvr.Group, Version: gvr.Version, Resource: gvr.Resource,
+			Namespace: scope.Namespace, Name: scope.Name, FieldSelector: client.FieldSelector(scope),
+		}
+		var err error
+		if _, res, err = t.enterAs(ctx, info, ref); err != nil {
 			return nil, err
 		}
 	}
-	res, _ := t.engine.Resource(gvr) // enter has found it
 	return res.Table(), nil
 }
