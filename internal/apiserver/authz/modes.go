@@ -16,22 +16,42 @@ import (
 // Superuser allows everything to the members of system:masters and has no
 // opinion about others. It stands first in every chain of authorizers, so that
 // no policy can lock the administrators out.
-var Superuser Authorizer = Func(func(_ context.Context, u *request.User, _ *request.Info) (Decision, string, error) {
+type Superuser struct{}
+
+// Authorize looks at the user's groups only.
+func (Superuser) Authorize(_ context.Context, u *request.User, _ *request.Info) (Decision, string, error) {
 	if u.InGroup(request.GroupMasters) {
 		return Allow, "", nil
 	}
 	return NoOpinion, "", nil
-})
+}
+
+// Rules lists everything for system:masters.
+func (Superuser) Rules(u *request.User, _ string) (Rules, error) {
+	if u.InGroup(request.GroupMasters) {
+		return everything(), nil
+	}
+	return Rules{}, nil
+}
 
 // AlwaysAllow is the mode of that name.
-var AlwaysAllow Authorizer = Func(func(context.Context, *request.User, *request.Info) (Decision, string, error) {
+type AlwaysAllow struct{}
+
+// Authorize allows.
+func (AlwaysAllow) Authorize(context.Context, *request.User, *request.Info) (Decision, string, error) {
 	return Allow, "", nil
-})
+}
+
+// Rules lists everything.
+func (AlwaysAllow) Rules(*request.User, string) (Rules, error) { return everything(), nil }
 
 // AlwaysDeny is the mode of that name.
-var AlwaysDeny Authorizer = Func(func(context.Context, *request.User, *request.Info) (Decision, string, error) {
+type AlwaysDeny struct{}
+
+// Authorize allows nothing.
+func (AlwaysDeny) Authorize(context.Context, *request.User, *request.Info) (Decision, string, error) {
 	return NoOpinion, "Everything is forbidden.", nil
-})
+}
 
 // ABAC is the list of policies of the mode of that name.
 // https://kubernetes.io/docs/reference/access-authn-authz/abac/

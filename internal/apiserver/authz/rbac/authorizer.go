@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -319,4 +320,20 @@ func (a *Authorizer) RoleRules(ref rbacv1.RoleRef, namespace string) ([]rbacv1.P
 		return r.source, nil
 	}
 	return nil, notFound(key)
+}
+
+// Rules lists what the bindings of u allow in namespace.
+func (a *Authorizer) Rules(u *request.User, namespace string) (authz.Rules, error) {
+	policies, err := a.RulesFor(u, namespace)
+	out := authz.Rules{Incomplete: err != nil}
+	for i := range policies {
+		p := &policies[i]
+		if len(p.NonResourceURLs) > 0 {
+			out.NonResource = append(out.NonResource, authorizationv1.NonResourceRule{Verbs: p.Verbs, NonResourceURLs: p.NonResourceURLs})
+			continue
+		}
+		out.Resource = append(out.Resource, authorizationv1.ResourceRule{
+			Verbs: p.Verbs, APIGroups: p.APIGroups, Resources: p.Resources, ResourceNames: p.ResourceNames})
+	}
+	return out, err
 }
