@@ -37,7 +37,7 @@ func Recall(pod *v1.Pod, seen Seen) Seen {
 
 // lost makes an ended instance out of a status that tells of one.
 func lost(s *v1.ContainerStatus) (Container, bool) {
-	c := Container{ID: rawID(s.ContainerID), Name: s.Name, State: Exited, Attempt: int(s.RestartCount),
+	c := Container{ID: RuntimeID(s.ContainerID), Name: s.Name, State: Exited, Attempt: int(s.RestartCount),
 		Image: s.Image, ImageRef: s.ImageID, ImageID: s.ImageID, Lost: true}
 	t := s.State.Terminated
 	if t == nil && s.State.Running == nil {
@@ -48,7 +48,7 @@ func lost(s *v1.ContainerStatus) (Container, bool) {
 		return c, false
 	case t != nil:
 		if t.ContainerID != "" {
-			c.ID = rawID(t.ContainerID)
+			c.ID = RuntimeID(t.ContainerID)
 		}
 		c.StartedAt, c.FinishedAt, c.CreatedAt = t.StartedAt.Time, t.FinishedAt.Time, t.StartedAt.Time
 		c.ExitCode, c.Reason, c.Message = t.ExitCode, t.Reason, t.Message
@@ -63,8 +63,8 @@ func lost(s *v1.ContainerStatus) (Container, bool) {
 	return c, true
 }
 
-// rawID takes the runtime's name off a container id of a pod's status.
-func rawID(id string) string {
+// RuntimeID takes the runtime's name off a container id of a pod's status.
+func RuntimeID(id string) string {
 	for i := 0; i+2 < len(id); i++ {
 		if id[i:i+3] == "://" {
 			return id[i+3:]
