@@ -327,11 +327,22 @@ func (t *Table) index(name string) *index {
 // Close ends all watches and waits with ErrClosed. The content stays readable.
 func (t *Table) Close() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.unlockAndWake()
+	if t.isClosed() {
+		return
+	}
+	close(t.closed)
+	for _, tp := range t.topics {
+		t.wakeTopic(tp)
+	}
+	t.tree.Ascend(func(item *Item) bool { t.detector.check(item); return true })
+}
+
+func (t *Table) isClosed() bool {
 	select {
 	case <-t.closed:
+		return true
 	default:
-		close(t.closed)
-		t.tree.Ascend(func(item *Item) bool { t.detector.check(item); return true })
+		return false
 	}
 }

@@ -60,12 +60,9 @@ func (t *Table) WatchFromSnapshot(scope Scope) (Snapshot, *Watch, error) {
 }
 
 func (t *Table) watch(scope Scope, from int64) (*Watch, error) {
-	select {
-	case <-t.closed:
-		return nil, ErrClosed
-	default:
-	}
 	switch {
+	case t.isClosed():
+		return nil, ErrClosed
 	case !t.loaded:
 		return nil, ErrNotReady
 	case from > t.rev():
@@ -293,8 +290,6 @@ func (w *Watch) next(ctx context.Context, tick <-chan time.Time) ([]*Event, int6
 		case <-ctx.Done():
 		case <-w.closed:
 			return nil, 0, ErrClosed
-		case <-w.table.closed:
-			return nil, 0, ErrClosed
 		}
 	}
 }
@@ -304,7 +299,10 @@ func (w *Watch) poll() (rev int64, wake <-chan struct{}, err error) {
 	t := w.table
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if w.cut || w.cursor <= w.topic.lost {
+	switch {
+	case t.isClosed():
+		return 0, nil, ErrClosed
+	case w.cut || w.cursor <= w.topic.lost:
 		return 0, nil, ErrTooOld
 	}
 	q := &w.topic.events
