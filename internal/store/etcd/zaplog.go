@@ -47,6 +47,11 @@ func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
 
 // Check implements zapcore.Core.
 func (c *slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	switch entry.Message {
+	case "Failed to detect schema version", "failed to update storage version":
+		// etcd asks before its first commit to the database file and then again until it succeeds.
+		entry.Level = zapcore.DebugLevel
+	}
 	if c.Enabled(entry.Level) {
 		return checked.AddCore(entry, c)
 	}

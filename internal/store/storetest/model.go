@@ -189,23 +189,28 @@ func same(rt *rapid.T, what string, want, got any, wantErr, err error) {
 }
 
 func checkWatches(ctx context.Context, rt *rapid.T, s store.Store, m *model) {
+	watchers := map[int64]store.Watcher{}
 	for from := m.start; from < m.rev; from += 3 {
 		w, err := s.Watch(ctx, m.prefix, from)
 		if err != nil {
 			rt.Fatal(err)
 		}
+		defer w.Close()
+		watchers[from] = w
+	}
+	for from, w := range watchers {
 		var want, got []store.Event
 		for _, ev := range m.events {
 			if ev.KV.ModRev > from {
 				want = append(want, ev)
 			}
 		}
+		var err error
 		for len(got) < len(want) && err == nil {
 			var b store.Batch
 			b, err = w.Next(ctx)
 			got = append(got, b.Events...)
 		}
-		w.Close()
 		if from+1 < m.compacted {
 			same(rt, fmt.Sprintf("watch from %d, compacted at %d", from, m.compacted), nil, nil, store.ErrCompacted, err)
 			continue

@@ -1,0 +1,156 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"skiff.dev/skiff/internal/store"
+	"skiff.dev/skiff/internal/store/etcd"
+	"skiff.dev/skiff/internal/store/storetest"
+)
+
+// freePort returns an address that nobody listened on a moment ago.
+func freePort(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// serve runs a member that takes clients over TLS and returns how to dial it.
+func serve(t testing.TB, dir, address string, a *authority) (*etcd.Store, etcd.ClusterConfig) {
+	t.Helper()
+	conf, err := a.issue("server").Server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := etcd.Open(t.Context(), etcd.Config{Dir: dir, ListenClient: "https://" + address, ListenTLS: conf, Log: quiet(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s, etcd.ClusterConfig{Endpoints: []string{"https://" + address}, TLS: a.issue("client"), KeepHistory: -1, Log: quiet(t)}
+}
+
+func dial(t testing.TB, cfg etcd.ClusterConfig) *etcd.Store {
+	t.Helper()
+	s, err := etcd.Dial(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestClusterConformance(t *testing.T) {
+	a := newAuthority(t)
+	configs := map[store.Store]etcd.ClusterConfig{}
+	storetest.Run(t, storetest.Backend{
+		Open: func(t *testing.T) store.Store {
+			_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), freePort(t), a)
+			s := dial(t, cfg)
+			configs[s] = cfg
+			return s
+		},
+		Reopen: func(t *testing.T, s store.Store) store.Store {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			next := dial(t, configs[s])
+			configs[next] = configs[s]
+			return next
+		},
+	})
+}
+
+func TestClusterRefusesStrangers(t *testing.T) {
+	a := newAuthority(t)
+	_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), freePort(t), a)
+	cfg.RequestTimeout = time.Second
+	stranger := newAuthority(t)
+	tests := map[string]etcd.Files{
+		"certificate of another CA": {CA: cfg.TLS.CA, Cert: stranger.issue("x").Cert, Key: filepath.Join(stranger.dir, "x.key")},
+		"no certificate":            {CA: cfg.TLS.CA},
+		"server of another CA":      {CA: filepath.Join(stranger.dir, "ca.crt"), Cert: cfg.TLS.Cert, Key: cfg.TLS.Key},
+	}
+	for name, files := range tests {
+		cfg := cfg
+		cfg.TLS = files
+		if s, err := etcd.Dial(t.Context(), cfg); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("%s: error %v, want ErrUnavailable", name, err)
+			if err == nil {
+				s.Close()
+			}
+		}
+	}
+	cfg.TLS = etcd.Files{CA: "/nonexistent"}
+	if _, err := etcd.Dial(t.Context(), cfg); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("absent CA file: %v", err)
+	}
+}
+
+func TestDialNobody(t *testing.T) {
+	_, err := etcd.Dial(t.Context(), etcd.ClusterConfig{Endpoints: []string{"http://" + freePort(t)}, RequestTimeout: 300 * time.Millisecond, Log: quiet(t)})
+	if !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("error %v, want ErrUnavailable", err)
+	}
+}
+
+// TestClusterReloadsCertificates replaces CA and certificates on both sides,
+// restarts only the server, and goes on with the same client and watch.
+func TestClusterReloadsCertificates(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	a := newAuthority(t)
+	dir, address := filepath.Join(t.TempDir(), "etcd"), freePort(t)
+	server, cfg := serve(t, dir, address, a)
+	s := dial(t, cfg)
+	w, err := s.Watch(ctx, "/", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := newAuthority(t)
+	next.issue("client")
+	for _, name := range []string{"ca.crt", "client.crt", "client.key"} {
+		data, err := os.ReadFile(filepath.Join(next.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(a.dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serve(t, dir, address, next)
+	var res store.Result
+	for { // the connection comes back by itself; until then answers are ErrUnavailable
+		res, err = s.Commit(ctx, store.Txn{Do: []store.Op{{Key: "/a", Value: []byte("1")}}})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Fatal(err)
+		}
+	}
+	for {
+		b, err := w.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(b.Events); n > 0 {
+			if b.Events[n-1].KV.ModRev == res.Rev {
+				break
+			}
+		}
+	}
+}
