@@ -22,8 +22,8 @@ import (
 type Host struct {
 	root    string
 	version Version
-	// dirs holds the mount point of each hierarchy: by controller on v1, where some may share one, and
-	// under "" on v2.
+	// dirs holds the mount point of each hierarchy: by controller on v1, where some may share one and
+	// "unified" is the one without controllers that runc puts containers into as well; under "" on v2.
 	dirs map[string]string
 }
 
@@ -92,6 +92,9 @@ func find() (*Host, error) {
 			return nil, fmt.Errorf("the cgroup controller %s is not mounted below /sys/fs/cgroup: "+
 				"mount cgroup2 there, or the version 1 controllers %s", name, strings.Join(neededV1, ", "))
 		}
+	}
+	if unified != "" {
+		h.dirs["unified"] = unified
 	}
 	return h, nil
 }

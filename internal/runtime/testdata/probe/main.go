@@ -1,0 +1,30 @@
+// Command probe is the program in the runtime test's container: it prints a line and exits with the
+// code of its argument, or, without one, prints a line per SIGUSR1 until it is terminated.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+)
+
+func main() {
+	fmt.Println("hello from the container")
+	if len(os.Args) > 1 {
+		code, err := strconv.Atoi(os.Args[1])
+		if err != nil {
+			code = 99
+		}
+		os.Exit(code)
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM)
+	for s := range signals {
+		if s == syscall.SIGTERM {
+			return
+		}
+		fmt.Println("still here")
+	}
+}
