@@ -11,7 +11,7 @@ import (
 
 const weightRange = "must be in the range 1-100"
 
-func validateAffinity(r *check.Report, a *corev1.Affinity) {
+func (v *validator) validateAffinity(r *check.Report, a *corev1.Affinity) {
 	if a == nil {
 		return
 	}
@@ -31,13 +31,13 @@ func validateAffinity(r *check.Report, a *corev1.Affinity) {
 	}
 	if p := a.PodAffinity; p != nil {
 		at := r.At("podAffinity")
-		validatePodTerms(at.At(required), p.RequiredDuringSchedulingIgnoredDuringExecution)
-		validateWeighted(at.At(preferred), p.PreferredDuringSchedulingIgnoredDuringExecution)
+		v.validatePodTerms(at.At(required), p.RequiredDuringSchedulingIgnoredDuringExecution)
+		v.validateWeighted(at.At(preferred), p.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
 	if p := a.PodAntiAffinity; p != nil {
 		at := r.At("podAntiAffinity")
-		validatePodTerms(at.At(required), p.RequiredDuringSchedulingIgnoredDuringExecution)
-		validateWeighted(at.At(preferred), p.PreferredDuringSchedulingIgnoredDuringExecution)
+		v.validatePodTerms(at.At(required), p.RequiredDuringSchedulingIgnoredDuringExecution)
+		v.validateWeighted(at.At(preferred), p.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
 }
 
@@ -81,8 +81,8 @@ func validateNodeRequirement(r *check.Report, q *corev1.NodeSelectorRequirement)
 	}
 	r.At("key").LabelName(q.Key)
 	if q.Operator == corev1.NodeSelectorOpIn || q.Operator == corev1.NodeSelectorOpNotIn {
-		for i, v := range q.Values {
-			values.Index(i).Each(v, validation.IsValidLabelValue(v))
+		for i, val := range q.Values {
+			values.Index(i).Each(val, validation.IsValidLabelValue(val))
 		}
 	}
 }
@@ -100,34 +100,34 @@ func validateFieldRequirement(r *check.Report, q *corev1.NodeSelectorRequirement
 		r.At("key").Invalid(q.Key, "not a valid field selector key")
 		return
 	}
-	for i, v := range q.Values {
-		r.At("values").Index(i).Rule(v, check.DNSSubdomain)
+	for i, val := range q.Values {
+		r.At("values").Index(i).Rule(val, check.DNSSubdomain)
 	}
 }
 
-func validateWeighted(r *check.Report, terms []corev1.WeightedPodAffinityTerm) {
+func (v *validator) validateWeighted(r *check.Report, terms []corev1.WeightedPodAffinityTerm) {
 	for i := range terms {
 		if w := terms[i].Weight; w <= 0 || w > 100 {
 			r.Index(i).At("weight").Invalid(w, weightRange)
 		}
-		validatePodTerm(r.Index(i).At("podAffinityTerm"), &terms[i].PodAffinityTerm)
+		v.validatePodTerm(r.Index(i).At("podAffinityTerm"), &terms[i].PodAffinityTerm)
 	}
 }
 
-func validatePodTerms(r *check.Report, terms []corev1.PodAffinityTerm) {
+func (v *validator) validatePodTerms(r *check.Report, terms []corev1.PodAffinityTerm) {
 	for i := range terms {
-		validatePodTerm(r.Index(i), &terms[i])
+		v.validatePodTerm(r.Index(i), &terms[i])
 	}
 }
 
-func validatePodTerm(r *check.Report, t *corev1.PodAffinityTerm) {
+func (v *validator) validatePodTerm(r *check.Report, t *corev1.PodAffinityTerm) {
 	r.At("labelSelector").LabelSelector(t.LabelSelector)
 	r.At("namespaceSelector").LabelSelector(t.NamespaceSelector)
 	for _, ns := range t.Namespaces {
 		r.At("namespace").Each(ns, validation.IsDNS1123Label(ns))
 	}
-	validateKeysOfPod(r, "matchLabelKeys", t.MatchLabelKeys, t)
-	validateKeysOfPod(r, "mismatchLabelKeys", t.MismatchLabelKeys, t)
+	v.validateLabelKeys(r, "matchLabelKeys", t.MatchLabelKeys, t.LabelSelector)
+	v.validateLabelKeys(r, "mismatchLabelKeys", t.MismatchLabelKeys, t.LabelSelector)
 	for i, k := range t.MatchLabelKeys {
 		if slices.Contains(t.MismatchLabelKeys, k) {
 			r.At("matchLabelKeys").Index(i).Invalid(k, "exists in both matchLabelKeys and mismatchLabelKeys")
@@ -137,16 +137,4 @@ func validatePodTerm(r *check.Report, t *corev1.PodAffinityTerm) {
 		r.At("topologyKey").Required("can not be empty")
 	}
 	r.At("topologyKey").LabelName(t.TopologyKey)
-}
-
-// validateKeysOfPod checks a list of label keys whose values are taken from the
-// pod itself (KEP-3633).
-func validateKeysOfPod(r *check.Report, name string, keys []string, t *corev1.PodAffinityTerm) {
-	at := r.At(name)
-	if len(keys) > 0 && t.LabelSelector == nil {
-		at.Forbidden("must not be specified when labelSelector is not set")
-	}
-	for i, k := range keys {
-		at.Index(i).LabelName(k)
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"skiff.dev/skiff/internal/check"
@@ -15,8 +16,8 @@ import (
 func (v *validator) validateScheduling(r *check.Report) {
 	s := v.spec
 	r.At("nodeSelector").Labels(s.NodeSelector)
-	validateAffinity(r.At("affinity"), s.Affinity)
-	validateSpread(r.At("topologySpreadConstraints"), s.TopologySpreadConstraints)
+	v.validateAffinity(r.At("affinity"), s.Affinity)
+	v.validateSpread(r.At("topologySpreadConstraints"), s.TopologySpreadConstraints)
 	for i := range s.Tolerations {
 		ValidateToleration(r.At("tolerations").Index(i), &s.Tolerations[i])
 	}
@@ -45,7 +46,7 @@ func (v *validator) validateScheduling(r *check.Report) {
 	}
 }
 
-func validateSpread(r *check.Report, constraints []corev1.TopologySpreadConstraint) {
+func (v *validator) validateSpread(r *check.Report, constraints []corev1.TopologySpreadConstraint) {
 	for i := range constraints {
 		c, at := &constraints[i], r.Index(i)
 		if c.MaxSkew <= 0 {
@@ -80,29 +81,39 @@ func validateSpread(r *check.Report, constraints []corev1.TopologySpreadConstrai
 				check.OneOf(at.At(p.field), *p.value, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)
 			}
 		}
-		validateSpreadKeys(at.At("matchLabelKeys"), c)
+		v.validateLabelKeys(at, "matchLabelKeys", c.MatchLabelKeys, c.LabelSelector)
 		at.At("labelSelector").LabelSelector(c.LabelSelector)
 	}
 }
 
-// validateSpreadKeys checks the label keys whose values come from the pod
-// (KEP-3243); a key that the selector already has would contradict it.
-func validateSpreadKeys(r *check.Report, c *corev1.TopologySpreadConstraint) {
-	if len(c.MatchLabelKeys) == 0 {
+// validateLabelKeys checks a list of label keys whose values are taken from the
+// pod itself (KEP-3243, KEP-3633). A key that the selector already has would
+// contradict it; but a pod's selector has each key once as an expression, since
+// ResolveLabelKeys has put it there.
+func (v *validator) validateLabelKeys(r *check.Report, field string, keys []string, s *metav1.LabelSelector) {
+	if len(keys) == 0 {
 		return
 	}
-	if c.LabelSelector == nil {
-		r.Forbidden("must not be specified when labelSelector is not set")
+	at := r.At(field)
+	if s == nil {
+		at.Forbidden("must not be specified when labelSelector is not set")
 		return
 	}
-	for i, k := range c.MatchLabelKeys {
-		r.Index(i).LabelName(k)
-		_, has := c.LabelSelector.MatchLabels[k]
-		for _, e := range c.LabelSelector.MatchExpressions {
-			has = has || e.Key == k
+	allowed := 0
+	if v.meta != nil {
+		allowed = 1
+	}
+	for i, k := range keys {
+		at.Index(i).LabelName(k)
+		_, has := s.MatchLabels[k]
+		n := 0
+		for _, e := range s.MatchExpressions {
+			if e.Key == k {
+				n++
+			}
 		}
-		if has {
-			r.Index(i).Invalid(k, "exists in both matchLabelKeys and labelSelector")
+		if has || n > allowed {
+			at.Index(i).Invalid(k, "exists in both "+field+" and labelSelector")
 		}
 	}
 }
@@ -132,12 +143,12 @@ func ValidateToleration(r *check.Report, t *corev1.Toleration) {
 		check.OneOf(r.At("operator"), t.Operator, corev1.TolerationOpEqual, corev1.TolerationOpExists)
 	}
 	if t.Effect != "" {
-		validateEffect(r.At("effect"), t.Effect)
+		ValidateEffect(r.At("effect"), t.Effect)
 	}
 }
 
-// validateEffect lists the effects in the order of their strength, as upstream does.
-func validateEffect(r *check.Report, e corev1.TaintEffect) {
+// ValidateEffect reports an unknown effect; it lists the effects in the order of their strength, as upstream does.
+func ValidateEffect(r *check.Report, e corev1.TaintEffect) {
 	effects := []string{string(corev1.TaintEffectNoSchedule), string(corev1.TaintEffectPreferNoSchedule), string(corev1.TaintEffectNoExecute)}
 	if !slices.Contains(effects, string(e)) {
 		r.NotSupported(string(e), effects)
