@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// maxRows bounds the rows of all tables of a profile, at about 100 bytes.
+	// maxRows bounds the rows of all tables of a profile, at about 80 bytes.
 	maxRows = 400_000
 	// maxMet bounds the classes that are remembered without a table.
 	maxMet = 4096
@@ -24,8 +24,9 @@ func newClasses() *classes {
 	return &classes{tables: map[string]*class{}, met: map[string]struct{}{}}
 }
 
-// meet returns the table of a class, nil if the class has not been met before.
-// The tables that have gone unused for longest give way to new ones.
+// meet returns the table of a class, nil if it is to do without: because it has
+// not been met before, or because there are as many tables as may be and all
+// are in use.
 func (cs *classes) meet(name string, nodes int) *class {
 	cs.uses++
 	c := cs.tables[name]
@@ -40,23 +41,31 @@ func (cs *classes) meet(name string, nodes int) *class {
 		cs.met[name] = struct{}{}
 		return nil
 	}
-	for len(cs.tables) > 0 && (len(cs.tables)+1)*nodes > maxRows {
-		cs.dropOldest()
+	for (len(cs.tables)+1)*nodes > maxRows && len(cs.tables) > 0 {
+		if !cs.dropIdle() {
+			return nil
+		}
 	}
 	c = &class{used: cs.uses}
 	cs.tables[name] = c
 	return c
 }
 
-func (cs *classes) dropOldest() {
+// dropIdle drops the table that has gone unused for longest, unless all are in
+// use: to make and drop tables in turn would cost more than having none.
+func (cs *classes) dropIdle() bool {
 	var oldest string
-	least := cs.uses + 1
+	least := cs.uses
 	for name, c := range cs.tables {
 		if c.used < least {
 			oldest, least = name, c.used
 		}
 	}
+	if cs.uses-least < uint64(8*len(cs.tables)) {
+		return false
+	}
 	delete(cs.tables, oldest)
+	return true
 }
 
 // class is the table of what the plugins say of each node for one class of

@@ -61,7 +61,7 @@ func (m *metrics) done(result, profile string, took time.Duration) {
 
 func (m *metrics) waiting(q *queue) {
 	m.pending.WithLabelValues("active").Set(float64(q.active.Len()))
-	m.pending.WithLabelValues("backoff").Set(float64(q.backoff.Len()))
+	m.pending.WithLabelValues("backoff").Set(float64(q.backoff.Len() + q.penalty.Len()))
 	m.pending.WithLabelValues("unschedulable").Set(float64(q.parked.Len()))
 	m.pending.WithLabelValues("gated").Set(float64(q.gated))
 }

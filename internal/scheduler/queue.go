@@ -14,12 +14,16 @@ import (
 // case an event was missed or a plugin's hint is wrong.
 const maxParked = 5 * time.Minute
 
+// maxEarly is up to how many woken pods are tried before their penalty is over.
+const maxEarly = 64
+
 // stage is where a pod stands in the queue.
 type stage int
 
 const (
 	active   stage = iota // to be tried, by priority
-	backoff               // to be tried when its penalty is over
+	backoff               // woken; to be tried when its penalty is over or nothing else is to do
+	penalty               // broken off; to be tried when its penalty is over
 	parked                // turned away; an event has to wake it
 	gated                 // must not be tried at all yet
 	inFlight              // being decided on or bound
@@ -39,6 +43,7 @@ type entry struct {
 	failures    int       // attempts that failed, for the length of the penalty
 	failedAt    time.Time // the last of them
 	by          []*framework.Any
+	broke       bool // the last failure was not about the nodes
 	// reported is closed when what was last reported about the pod is written.
 	reported <-chan struct{}
 	// told is the condition last reported.
@@ -52,7 +57,8 @@ type queue struct {
 	initial, limit time.Duration // penalties
 	all            map[types.UID]*entry
 	active         entries // a heap by less
-	backoff        entries // a heap by end of penalty
+	backoff        entries // a heap by end of penalty, as is penalty
+	penalty        entries
 	parked         entries // a heap by failedAt
 	gated          int
 	lastSeq        uint64
@@ -66,6 +72,7 @@ func newQueue(less func(a, b framework.Waiting) bool, initial, limit time.Durati
 	}
 	q.parked.less = func(a, b *entry) bool { return a.failedAt.Before(b.failedAt) }
 	q.backoff.less = func(a, b *entry) bool { return q.until(a).Before(q.until(b)) }
+	q.penalty.less = q.backoff.less
 	return q
 }
 
@@ -97,13 +104,17 @@ func (q *queue) enter(e *entry, now time.Time) {
 		q.gated++
 		return
 	}
-	if q.until(e).After(now) {
+	switch late := q.until(e).After(now); {
+	case late && e.broke:
+		e.stage = penalty
+		heap.Push(&q.penalty, e)
+	case late:
 		e.stage = backoff
 		heap.Push(&q.backoff, e)
-		return
+	default:
+		e.stage, e.since = active, now
+		heap.Push(&q.active, e)
 	}
-	e.stage, e.since = active, now
-	heap.Push(&q.active, e)
 }
 
 // leave takes an entry out of its stage.
@@ -113,6 +124,8 @@ func (q *queue) leave(e *entry) {
 		heap.Remove(&q.active, e.index)
 	case backoff:
 		heap.Remove(&q.backoff, e.index)
+	case penalty:
+		heap.Remove(&q.penalty, e.index)
 	case parked:
 		heap.Remove(&q.parked, e.index)
 	case gated:
@@ -128,7 +141,7 @@ func (q *queue) update(e *entry, pod *framework.Pod, did framework.Event, now ti
 	switch e.stage {
 	case inFlight:
 		e.pod = pod
-	case active, backoff:
+	case active, backoff, penalty:
 		was := e.stage
 		q.leave(e)
 		e.pod = pod
@@ -159,13 +172,21 @@ func (q *queue) remove(uid types.UID) {
 	}
 }
 
-// pop returns the next pod to try, nil if there is none yet.
+// pop returns the next pod to try, nil if there is none yet. Penalties keep
+// pods that are hard to place out of the way of others; when there are no
+// others, a pod that an event has woken need not sit its penalty out, unless
+// there are so many that every event would set off a storm of attempts.
 func (q *queue) pop(now time.Time) *entry {
 	q.advance(now)
-	if q.active.Len() == 0 {
+	var e *entry
+	switch {
+	case q.active.Len() > 0:
+		e = heap.Pop(&q.active).(*entry)
+	case q.backoff.Len() > 0 && q.backoff.Len() <= maxEarly:
+		e = heap.Pop(&q.backoff).(*entry)
+	default:
 		return nil
 	}
-	e := heap.Pop(&q.active).(*entry)
 	e.stage = inFlight
 	e.attempts++
 	return e
@@ -173,10 +194,12 @@ func (q *queue) pop(now time.Time) *entry {
 
 // advance moves what has become due by now.
 func (q *queue) advance(now time.Time) {
-	for q.backoff.Len() > 0 && !q.until(q.backoff.list[0]).After(now) {
-		e := q.backoff.list[0]
-		q.leave(e)
-		q.enter(e, now)
+	for _, h := range []*entries{&q.backoff, &q.penalty} {
+		for h.Len() > 0 && !q.until(h.list[0]).After(now) {
+			e := h.list[0]
+			q.leave(e)
+			q.enter(e, now)
+		}
 	}
 	for q.parked.Len() > 0 && now.Sub(q.parked.list[0].failedAt) >= maxParked {
 		e := q.parked.list[0]
@@ -185,17 +208,22 @@ func (q *queue) advance(now time.Time) {
 	}
 }
 
-// due returns when pop may next have something that it has not now; false if
-// only an event can change that.
+// due returns when pop will have something again after it had nothing; false
+// if only an event can change that.
 func (q *queue) due() (time.Time, bool) {
 	var next time.Time
-	if q.backoff.Len() > 0 {
-		next = q.until(q.backoff.list[0])
-	}
-	if q.parked.Len() > 0 {
-		if t := q.parked.list[0].failedAt.Add(maxParked); next.IsZero() || t.Before(next) {
+	consider := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
 			next = t
 		}
+	}
+	for _, h := range []*entries{&q.backoff, &q.penalty} {
+		if h.Len() > 0 {
+			consider(q.until(h.list[0]))
+		}
+	}
+	if q.parked.Len() > 0 {
+		consider(q.parked.list[0].failedAt.Add(maxParked))
 	}
 	return next, !next.IsZero()
 }
@@ -203,14 +231,14 @@ func (q *queue) due() (time.Time, bool) {
 // park puts back a pod that no node can run, until an event wakes it.
 func (q *queue) park(e *entry, by []*framework.Any, now time.Time) {
 	e.failures++
-	e.failedAt, e.by, e.stage = now, by, parked
+	e.failedAt, e.by, e.broke, e.stage = now, by, false, parked
 	heap.Push(&q.parked, e)
 }
 
 // retry puts back a pod whose attempt broke off, to be tried after a penalty.
 func (q *queue) retry(e *entry, now time.Time) {
 	e.failures++
-	e.failedAt = now
+	e.failedAt, e.broke = now, true
 	q.enter(e, now)
 }
 

@@ -51,12 +51,29 @@ var assumedRequests = corev1.ResourceList{
 func NewPod(obj *corev1.Pod) *Pod {
 	p := &Pod{Pod: obj, HostPorts: HostPorts(obj)}
 	p.Requests = ResourcesOf(pod.Requests(obj))
-	p.Assumed = ResourcesOf(resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{
-		UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true,
-		NonMissingContainerRequests: assumedRequests,
-	}))
-	p.Requests.Pods, p.Assumed.Pods = 1, 1
+	p.Requests.Pods = 1
+	p.Assumed = p.Requests
+	if !requestsAll(&obj.Spec) {
+		p.Assumed = ResourcesOf(resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{
+			UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true,
+			NonMissingContainerRequests: assumedRequests,
+		}))
+		p.Assumed.Pods = 1
+	}
 	return p
+}
+
+// requestsAll reports whether there is nothing to assume: every container says
+// what it requests.
+func requestsAll(s *corev1.PodSpec) bool {
+	for c := range pod.Containers(s) {
+		for name := range assumedRequests {
+			if _, ok := c.Resources.Requests[name]; !ok {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // HostPorts lists the ports that a pod takes on its node's addresses.
