@@ -2,8 +2,6 @@
 package apps
 
 import (
-	"context"
-
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,7 +20,6 @@ var Deployment = &resource.Definition[*appsv1.Deployment]{
 		Short: []string{"deploy"}, Categories: []string{"all"},
 	},
 	Default:  defaultDeployment,
-	Prepare:  prepareDeployment,
 	Validate: validateDeployment,
 	Spec:     func(d *appsv1.Deployment) any { return &d.Spec },
 	Status: &resource.View[*appsv1.Deployment]{
@@ -72,12 +69,6 @@ func defaultDeployment(d *appsv1.Deployment) {
 	}
 	setDefault(&spec.Strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
 	setDefault(&spec.Strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
-}
-
-func prepareDeployment(_ context.Context, d, old *appsv1.Deployment) {
-	if old == nil {
-		d.Generation = 1
-	}
 }
 
 func validateDeployment(r *check.Report, d, old *appsv1.Deployment) {
