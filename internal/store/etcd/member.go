@@ -78,10 +78,13 @@ const (
 	// batchInterval is how often the database file follows the log. The log
 	// is what makes a write durable, so this only bounds the replay at start.
 	batchInterval = 2 * time.Second
-	// snapshotCount and catchUpEntries bound the log that is replayed at start
-	// and kept in memory.
-	snapshotCount  = 5000
-	catchUpEntries = 100
+	// batchLimit bounds what waits for the database file in memory, in changes.
+	batchLimit = 1000
+	// snapshotCount bounds the log that is replayed at start. catchUpEntries of
+	// it stay in memory and must exceed any replay: raft looks through what it
+	// has not seen applied when it campaigns, and dies if that is compacted.
+	snapshotCount  = 1000
+	catchUpEntries = 3 * snapshotCount
 	// maxRequestBytes exceeds the API's limit of 3 MiB, so that limit decides.
 	maxRequestBytes = 4 << 20
 	maxTxnOps       = 10000
@@ -186,34 +189,37 @@ func (m *member) inspect() error {
 func (m *member) serverConfig() config.ServerConfig {
 	urls := types.MustNewURLs([]string{peerURL})
 	return config.ServerConfig{
-		Name:                       m.cfg.Name,
-		PeerURLs:                   urls,
-		InitialPeerURLsMap:         types.URLsMap{m.cfg.Name: urls},
-		InitialClusterToken:        "etcd-cluster",
-		NewCluster:                 true,
-		DataDir:                    m.cfg.Dir,
-		TickMs:                     uint(tick / time.Millisecond),
-		ElectionTicks:              electionTicks,
-		PreVote:                    true,
-		SnapshotCount:              snapshotCount,
-		SnapshotCatchUpEntries:     catchUpEntries,
-		MaxSnapFiles:               2,
-		MaxWALFiles:                2,
-		BackendBatchInterval:       batchInterval,
-		BackendFreelistType:        bolt.FreelistMapType,
-		QuotaBackendBytes:          m.cfg.Quota,
-		MaxTxnOps:                  maxTxnOps,
-		MaxRequestBytes:            maxRequestBytes,
-		MaxConcurrentStreams:       1 << 16,
-		WarningApplyDuration:       time.Second,
-		StrictReconfigCheck:        true,
-		Logger:                     zapLogger(m.cfg.Log, m.fail),
-		ServerFeatureGate:          features.NewDefaultServerFeatureGate(m.cfg.Name, nil),
-		Metrics:                    "basic",
-		CompactionBatchLimit:       1000,
-		CompactionSleepInterval:    10 * time.Millisecond,
-		InitialElectionTickAdvance: true,
-		ClientCertAuthEnabled:      m.cfg.ListenTLS != nil,
+		Name:                        m.cfg.Name,
+		PeerURLs:                    urls,
+		InitialPeerURLsMap:          types.URLsMap{m.cfg.Name: urls},
+		InitialClusterToken:         "etcd-cluster",
+		NewCluster:                  true,
+		DataDir:                     m.cfg.Dir,
+		TickMs:                      uint(tick / time.Millisecond),
+		ElectionTicks:               electionTicks,
+		PreVote:                     true,
+		SnapshotCount:               snapshotCount,
+		SnapshotCatchUpEntries:      catchUpEntries,
+		MaxSnapFiles:                2,
+		MaxWALFiles:                 2,
+		BackendBatchInterval:        batchInterval,
+		BackendBatchLimit:           batchLimit,
+		BackendFreelistType:         bolt.FreelistMapType,
+		QuotaBackendBytes:           m.cfg.Quota,
+		MaxTxnOps:                   maxTxnOps,
+		MaxRequestBytes:             maxRequestBytes,
+		MaxConcurrentStreams:        1 << 16,
+		WarningApplyDuration:        time.Second,
+		WarningUnaryRequestDuration: time.Second,
+		BcryptCost:                  10,
+		StrictReconfigCheck:         true,
+		Logger:                      zapLogger(m.cfg.Log, m.fail),
+		ServerFeatureGate:           features.NewDefaultServerFeatureGate(m.cfg.Name, nil),
+		Metrics:                     "basic",
+		CompactionBatchLimit:        1000,
+		CompactionSleepInterval:     10 * time.Millisecond,
+		InitialElectionTickAdvance:  true,
+		ClientCertAuthEnabled:       m.cfg.ListenTLS != nil,
 	}
 }
 
@@ -255,11 +261,15 @@ func (m *member) start(ctx context.Context) error {
 // member may campaign (when it has applied its own membership), so this asks
 // again until it leads.
 func (m *member) elect(ctx context.Context) error {
-	const again = 2 * time.Millisecond
+	const (
+		again   = 2 * time.Millisecond
+		patient = 10 // rounds in which something should be applied, unless there is nothing
+	)
 	id := uint64(m.srv.MemberID())
 	campaign := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: proto.Uint64(id), From: proto.Uint64(id)}
-	for m.srv.Leader() == 0 {
-		if m.srv.AppliedIndex() > 0 {
+	for round := 0; m.srv.Leader() == 0; round++ {
+		applied := m.srv.AppliedIndex()
+		if applied == m.srv.CommittedIndex() && (applied > 0 || round > patient) {
 			if err := m.srv.Process(ctx, campaign); err != nil {
 				return fmt.Errorf("campaigning: %w", err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -50,7 +51,13 @@ func (c *slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *za
 	switch entry.Message {
 	case "Failed to detect schema version", "failed to update storage version":
 		// etcd asks before its first commit to the database file and then again until it succeeds.
-		entry.Level = zapcore.DebugLevel
+		return checked
+	case "failed to publish local member to cluster through raft":
+		// So it goes until the first entries of the log are applied, hundreds of times over.
+		return checked
+	}
+	if strings.Contains(entry.Message, "cannot campaign at term") {
+		return checked // elect tries again
 	}
 	if c.Enabled(entry.Level) {
 		return checked.AddCore(entry, c)
