@@ -126,7 +126,7 @@ func (b *Batch) lead(from, to Table) {
 	}
 	for i := range from.Sets {
 		if s := &from.Sets[i]; keptSets[s.Name] == nil {
-			b.changeElements(s, &Set{Name: s.Name, Key: s.Key, Map: s.Map, Timeout: s.Timeout})
+			b.changeElements(s, &Set{Name: s.Name, Key: s.Key, Map: s.Map, Value: s.Value, Timeout: s.Timeout})
 		}
 	}
 	for _, c := range changed {
@@ -163,23 +163,22 @@ func (b *Batch) changeElements(from, to *Set) (added []change) {
 	if to.Timeout != 0 {
 		return nil
 	}
-	was := map[Key]Verdict{}
+	was := map[Element]bool{}
 	if from != nil {
 		for _, e := range from.Elements {
-			was[e.Key] = e.Verdict
+			was[e] = true
 		}
 	}
 	for _, e := range to.Elements {
-		v, ok := was[e.Key]
-		if ok && v == e.Verdict {
-			delete(was, e.Key)
+		if was[e] {
+			delete(was, e)
 			continue
 		}
 		added = append(added, change{verb: addElement, set: to, element: e})
 	}
 	if from != nil {
 		for _, e := range from.Elements {
-			if v, ok := was[e.Key]; ok && v == e.Verdict {
+			if was[e] {
 				b.ops = append(b.ops, change{verb: deleteElement, set: to, element: e})
 			}
 		}
@@ -236,9 +235,9 @@ func (b *Batch) command(o *change) string {
 	case deleteSet:
 		return fmt.Sprintf("delete %s %s %s", o.set.kind(), at, o.set.Name)
 	case addElement:
-		return fmt.Sprintf("add element %s %s { %s }", at, o.set.Name, o.element.text(o.set.Key))
+		return fmt.Sprintf("add element %s %s { %s }", at, o.set.Name, o.element.text(o.set))
 	case deleteElement:
-		return fmt.Sprintf("delete element %s %s { %s }", at, o.set.Name, o.element.text(o.set.Key))
+		return fmt.Sprintf("delete element %s %s { %s }", at, o.set.Name, o.element.text(o.set))
 	}
 	return "# nothing"
 }

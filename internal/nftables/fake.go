@@ -33,7 +33,7 @@ type fakeTable struct {
 
 type fakeSet struct {
 	head     Set
-	elements map[Key]Verdict
+	elements map[Key]Element
 }
 
 // Read implements Kernel, with the rules in full.
@@ -50,8 +50,8 @@ func (f *Fake) Read(_ context.Context, family Family, name string) (Table, error
 	}
 	for _, s := range ft.sets {
 		set := s.head
-		for k, v := range s.elements {
-			set.Elements = append(set.Elements, Element{k, v})
+		for _, e := range s.elements {
+			set.Elements = append(set.Elements, e)
 		}
 		t.Sets = append(t.Sets, set)
 	}
@@ -157,14 +157,14 @@ func (t *fakeTable) applySet(o *change) error {
 	case addSet:
 		head := *o.set
 		head.Elements = nil
-		t.sets[head.Name] = fakeSet{head, map[Key]Verdict{}}
+		t.sets[head.Name] = fakeSet{head, map[Key]Element{}}
 	case deleteSet:
 		delete(t.sets, s.head.Name)
 	case addElement:
 		if _, ok := s.elements[o.element.Key]; ok {
 			return unix.EEXIST
 		}
-		s.elements[o.element.Key] = o.element.Verdict
+		s.elements[o.element.Key] = o.element
 	case deleteElement:
 		if _, ok := s.elements[o.element.Key]; !ok {
 			return unix.ENOENT
@@ -183,7 +183,7 @@ type references struct {
 
 type setReference struct {
 	name          string
-	key           []Type
+	key, value    []Type
 	vmap, dynamic bool
 }
 
@@ -196,6 +196,10 @@ func (r *references) chain(name string) { r.chains = append(r.chains, name) }
 
 func (r *references) set(name string, key []Type, vmap bool) {
 	r.sets = append(r.sets, setReference{name: name, key: key, vmap: vmap})
+}
+
+func (r *references) dataMap(name string, key, value []Type) {
+	r.sets = append(r.sets, setReference{name: name, key: key, value: value})
 }
 
 func (r *references) dynamicSet(name string, key []Type) {
@@ -218,8 +222,8 @@ func (t *fakeTable) validate(f Family) error {
 			}
 			next[c.Name] = append(next[c.Name], refs.chains...)
 			for _, s := range refs.sets {
-				for _, v := range t.sets[s.name].elements {
-					next[c.Name] = append(next[c.Name], v.Chain)
+				for _, e := range t.sets[s.name].elements {
+					next[c.Name] = append(next[c.Name], e.Verdict.Chain)
 				}
 			}
 		}
@@ -249,7 +253,7 @@ func (t *fakeTable) resolve(refs *references) error {
 		if !ok {
 			return fmt.Errorf("no set %s: %w", r.name, unix.ENOENT)
 		}
-		if !slices.Equal(s.head.Key, r.key) || s.head.Map != r.vmap || r.dynamic && s.head.Timeout == 0 {
+		if !slices.Equal(s.head.Key, r.key) || !slices.Equal(s.head.Value, r.value) || s.head.Map != r.vmap || r.dynamic && s.head.Timeout == 0 {
 			return fmt.Errorf("%s %s is of type %s: %w", s.head.kind(), r.name, s.head.typeText(), unix.EINVAL)
 		}
 	}
@@ -274,13 +278,12 @@ func (t *fakeTable) target(name string) error {
 }
 
 func (t *fakeTable) validateSet(s *fakeSet) error {
-	for k, v := range s.elements {
-		e := Element{k, v}
-		if len(k) != keySize(s.head.Key) || s.head.Map != (v != Verdict{}) {
-			return fmt.Errorf("element %s does not fit type %s: %w", e.text(s.head.Key), s.head.typeText(), unix.EINVAL)
+	for _, e := range s.elements {
+		if len(e.Key) != keySize(s.head.Key) || len(e.Value) != keySize(s.head.Value) || s.head.Map != (e.Verdict != Verdict{}) {
+			return fmt.Errorf("element %s does not fit type %s: %w", e.text(&s.head), s.head.typeText(), unix.EINVAL)
 		}
-		if v.Chain != "" {
-			if err := t.target(v.Chain); err != nil {
+		if e.Verdict.Chain != "" {
+			if err := t.target(e.Verdict.Chain); err != nil {
 				return err
 			}
 		}

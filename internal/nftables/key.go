@@ -19,6 +19,7 @@ const (
 	TypeProto                 // a transport protocol's number
 	TypePort                  // a transport port
 	TypeIface                 // an interface name
+	TypeMark                  // a number of 32 bits, in host byte order
 	typeIndex                 // what numgen draws, in host byte order
 )
 
@@ -34,6 +35,8 @@ func (t Type) datatype() nftables.SetDatatype {
 		return nftables.TypeInetService
 	case TypeIface:
 		return nftables.TypeIFName
+	case TypeMark:
+		return nftables.TypeMark
 	case typeIndex:
 		return nftables.TypeInteger
 	}
@@ -74,6 +77,9 @@ func (k Key) Iface(name string) Key {
 	return k + Key(b[:])
 }
 
+// Mark appends a number.
+func (k Key) Mark(v uint32) Key { return k + Key(host32(v)) }
+
 func (k Key) text(types []Type) string {
 	parts := make([]string, 0, len(types))
 	for _, t := range types {
@@ -92,6 +98,8 @@ func (k Key) text(types []Type) string {
 			parts = append(parts, fmt.Sprint(binary.BigEndian.Uint16(f)))
 		case TypeIface:
 			parts = append(parts, fmt.Sprintf("%q", strings.TrimRight(string(f), "\x00")))
+		case TypeMark:
+			parts = append(parts, fmt.Sprintf("0x%08x", binary.NativeEndian.Uint32(f)))
 		case typeIndex:
 			parts = append(parts, fmt.Sprint(binary.NativeEndian.Uint32(f)))
 		}

@@ -192,6 +192,11 @@ func (e *encoder) addSet(s *Set) {
 			a.u32(unix.NFTA_SET_DATA_TYPE, unix.NFT_DATA_VERDICT)
 			a.u32(unix.NFTA_SET_DATA_LEN, 0)
 		}
+		if s.Value != nil {
+			flags |= unix.NFT_SET_MAP
+			a.u32(unix.NFTA_SET_DATA_TYPE, keyMagic(s.Value))
+			a.u32(unix.NFTA_SET_DATA_LEN, uint32(keyLen(s.Value)))
+		}
 		if s.Timeout != 0 {
 			flags |= unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL
 			a.u64(unix.NFTA_SET_TIMEOUT, uint64(s.Timeout.Milliseconds()))
@@ -202,7 +207,7 @@ func (e *encoder) addSet(s *Set) {
 		a.u32(unix.NFTA_SET_KEY_TYPE, keyMagic(s.Key))
 		a.u32(unix.NFTA_SET_KEY_LEN, uint32(keyLen(s.Key)))
 		order := uint32(2) // big endian; nft goes by it when it lists
-		if s.Key[0] == TypeIface {
+		if s.Key[0] == TypeIface || s.Key[0] == TypeMark {
 			order = 1 // the host's
 		}
 		data := userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, order)
@@ -237,7 +242,7 @@ func keyLen(types []Type) int {
 }
 
 func (e *encoder) elements(v verb, set *Set, id uint32, elements []Element) {
-	length := keyLen(set.Key)
+	key, val := keyLen(set.Key), keyLen(set.Value)
 	typ, flags := uint16(unix.NFT_MSG_NEWSETELEM), uint16(unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	if v == deleteElement {
 		typ, flags = unix.NFT_MSG_DELSETELEM, 0
@@ -248,14 +253,17 @@ func (e *encoder) elements(v verb, set *Set, id uint32, elements []Element) {
 		a.u32(unix.NFTA_SET_ELEM_LIST_SET_ID, id)
 		a.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
 			for i := range elements {
-				a.nest(unix.NFTA_LIST_ELEM, func() { a.element(&elements[i], length) })
+				a.nest(unix.NFTA_LIST_ELEM, func() { a.element(&elements[i], key, val) })
 			}
 		})
 	})
 }
 
-func (a *attrs) element(el *Element, length int) {
-	a.nest(unix.NFTA_SET_ELEM_KEY, func() { a.put(unix.NFTA_DATA_VALUE, []byte(el.Key[:length])) })
+func (a *attrs) element(el *Element, key, val int) {
+	a.nest(unix.NFTA_SET_ELEM_KEY, func() { a.put(unix.NFTA_DATA_VALUE, []byte(el.Key[:key])) })
+	if el.Value != "" {
+		a.nest(unix.NFTA_SET_ELEM_DATA, func() { a.put(unix.NFTA_DATA_VALUE, []byte(el.Value[:val])) })
+	}
 	if el.Verdict == (Verdict{}) {
 		return
 	}

@@ -150,7 +150,7 @@ func (n *NetNS) readSets(t *Table) error {
 	err := n.dump(t.Family, unix.NFT_MSG_GETSET, ask, func(b []byte) {
 		var s Set
 		var table string
-		var flags uint32
+		var flags, data uint32
 		for typ, v := range attributes(b) {
 			switch typ {
 			case unix.NFTA_SET_TABLE:
@@ -161,11 +161,16 @@ func (n *NetNS) readSets(t *Table) error {
 				flags = binary.BigEndian.Uint32(v)
 			case unix.NFTA_SET_KEY_TYPE:
 				s.Key = typesOfMagic(binary.BigEndian.Uint32(v))
+			case unix.NFTA_SET_DATA_TYPE:
+				data = binary.BigEndian.Uint32(v)
 			case unix.NFTA_SET_TIMEOUT:
 				s.Timeout = time.Duration(binary.BigEndian.Uint64(v)) * time.Millisecond
 			}
 		}
-		s.Map = flags&unix.NFT_SET_MAP != 0
+		s.Map = data == unix.NFT_DATA_VERDICT
+		if !s.Map {
+			s.Value = typesOfMagic(data)
+		}
 		if table == t.Name && flags&unix.NFT_SET_ANONYMOUS == 0 {
 			t.Sets = append(t.Sets, s)
 		}
@@ -203,12 +208,16 @@ func (n *NetNS) readElements(t *Table, s *Set) error {
 func elementOf(b []byte) Element {
 	var el Element
 	for typ, v := range attributes(b) {
-		for _, v := range attributes(v) {
+		for kind, v := range attributes(v) {
 			switch typ {
 			case unix.NFTA_SET_ELEM_KEY:
 				el.Key = Key(padded(v))
 			case unix.NFTA_SET_ELEM_DATA:
-				el.Verdict = readVerdict(v)
+				if kind == unix.NFTA_DATA_VERDICT {
+					el.Verdict = readVerdict(v)
+				} else {
+					el.Value = Key(padded(v))
+				}
 			}
 		}
 	}
@@ -243,6 +252,7 @@ func typesOfMagic(magic uint32) []Type {
 		nftables.TypeInetProto.GetNFTMagic():   TypeProto,
 		nftables.TypeInetService.GetNFTMagic(): TypePort,
 		nftables.TypeIFName.GetNFTMagic():      TypeIface,
+		nftables.TypeMark.GetNFTMagic():        TypeMark,
 	}
 	var types []Type
 	for ; magic != 0; magic >>= 6 {

@@ -131,26 +131,29 @@ func (r Rule) sum(f Family) uint64 {
 	return h.Sum64()
 }
 
-// Set is a named set or, with Map, a map from keys to verdicts.
+// Set is a named set; with Map a map from keys to verdicts, with Value a map
+// from keys to values.
 type Set struct {
 	Name    string
 	Comment string
 	Key     []Type
 	Map     bool
+	Value   []Type
 	// Timeout, if not 0, makes the set one that rules add to (see Update) and
 	// whose elements go after that time. Its elements belong to the kernel.
 	Timeout  time.Duration
 	Elements []Element
 }
 
-// Element is one element of a set; Verdict is set in maps only.
+// Element is one element of a set; Verdict and Value are for maps only.
 type Element struct {
 	Key     Key
 	Verdict Verdict
+	Value   Key
 }
 
 func (s *Set) sameHeader(o *Set) bool {
-	return s.Map == o.Map && s.Timeout == o.Timeout && slices.Equal(s.Key, o.Key)
+	return s.Map == o.Map && s.Timeout == o.Timeout && slices.Equal(s.Key, o.Key) && slices.Equal(s.Value, o.Value)
 }
 
 // Merge returns the union of parts of one table. Of a set that several parts
@@ -208,22 +211,28 @@ func (h *Hook) String() string {
 }
 
 func (s *Set) kind() string {
-	if s.Map {
+	if s.Map || s.Value != nil {
 		return "map"
 	}
 	return "set"
 }
 
 func (s *Set) typeText() string {
-	names := make([]string, len(s.Key))
-	for i, t := range s.Key {
+	switch {
+	case s.Map:
+		return typeNames(s.Key) + " : verdict"
+	case s.Value != nil:
+		return typeNames(s.Key) + " : " + typeNames(s.Value)
+	}
+	return typeNames(s.Key)
+}
+
+func typeNames(types []Type) string {
+	names := make([]string, len(types))
+	for i, t := range types {
 		names[i] = t.String()
 	}
-	text := strings.Join(names, " . ")
-	if s.Map {
-		text += " : verdict"
-	}
-	return text
+	return strings.Join(names, " . ")
 }
 
 func (s *Set) write(b *bytes.Buffer) {
@@ -236,7 +245,7 @@ func (s *Set) write(b *bytes.Buffer) {
 	}
 	lines := make([]string, len(s.Elements))
 	for i, e := range s.Elements {
-		lines[i] = e.text(s.Key)
+		lines[i] = e.text(s)
 	}
 	slices.Sort(lines)
 	for i, line := range lines {
@@ -253,9 +262,12 @@ func (s *Set) write(b *bytes.Buffer) {
 	b.WriteString("\t}\n")
 }
 
-func (e Element) text(key []Type) string {
-	if e.Verdict == (Verdict{}) {
-		return e.Key.text(key)
+func (e Element) text(s *Set) string {
+	switch {
+	case e.Verdict != Verdict{}:
+		return e.Key.text(s.Key) + " : " + e.Verdict.String()
+	case e.Value != "":
+		return e.Key.text(s.Key) + " : " + e.Value.text(s.Value)
 	}
-	return e.Key.text(key) + " : " + e.Verdict.String()
+	return e.Key.text(s.Key)
 }

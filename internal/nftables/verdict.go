@@ -138,6 +138,51 @@ func (d dnat) lower(l *lowering) {
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(l.family), RegAddrMin: firstRegister, RegProtoMin: portReg, Specified: true})
 }
 
+// ID names a list of choices in a map for DNATByMap. It is wide enough for a
+// cryptographic hash that nobody can make two names share.
+type ID [4]uint32
+
+// DNATByMap sends the connection to one of n addresses and ports, each as
+// likely as the other: those the map has under Choice(id, 0) to
+// Choice(id, n-1). One map serves any number of rules, where a map of each
+// rule's own would make the kernel search through all of them. The rule must
+// have matched on L4Proto before.
+func DNATByMap(set string, id ID, n int) Expr { return dnatByMap{set, id, n} }
+
+// ChoiceTypes returns the types of the keys of a map for DNATByMap.
+func ChoiceTypes() []Type { return []Type{TypeMark, TypeMark, TypeMark, TypeMark, TypeMark} }
+
+// AddrPortTypes returns the types of an address with a port.
+func (f Family) AddrPortTypes() []Type { return []Type{f.Address(), TypePort} }
+
+// Choice returns the key of one of the addresses to choose from under an id.
+func Choice(id ID, i int) Key {
+	return Key("").Mark(id[0]).Mark(id[1]).Mark(id[2]).Mark(id[3]).Mark(uint32(i))
+}
+
+type dnatByMap struct {
+	set string
+	id  ID
+	n   int
+}
+
+func (d dnatByMap) text(f Family) string {
+	return fmt.Sprintf("dnat %s to 0x%08x . 0x%08x . 0x%08x . 0x%08x . numgen random mod %d map @%s",
+		f, d.id[0], d.id[1], d.id[2], d.id[3], d.n, d.set)
+}
+
+func (d dnatByMap) refs(f Family, r *references) { r.dataMap(d.set, ChoiceTypes(), f.AddrPortTypes()) }
+
+func (d dnatByMap) lower(l *lowering) {
+	for i, word := range d.id {
+		l.add(&expr.Immediate{Register: firstRegister + uint32(i), Data: host32(word)})
+	}
+	portReg := firstRegister + uint32(l.family.Address().size()/4)
+	l.add(&expr.Numgen{Register: firstRegister + uint32(len(d.id)), Modulus: uint32(d.n), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: firstRegister, SetName: d.set, IsDestRegSet: true, DestRegister: firstRegister},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(l.family), RegAddrMin: firstRegister, RegProtoMin: portReg, Specified: true})
+}
+
 // Masquerade gives the connection the address of the interface it leaves by,
 // with source ports drawn at random so that two nodes' choices seldom clash.
 func Masquerade() Expr { return masquerade{} }
