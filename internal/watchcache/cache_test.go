@@ -338,10 +338,20 @@ func TestStoreRestoredFromBackup(t *testing.T) {
 			commit(t, s, podOp("a", strconv.Itoa(i), ""))
 		}
 		c, pods := opened(t, s)
-		w, _ := pods.Watch(Scope{}, pods.Rev())
+		// The pods are older than the backup, but their watchers are not.
+		for range 10 {
+			commit(t, s, store.Op{Key: "/registry/minions/n", Value: []byte(`{"metadata":{"name":"n"}}`)})
+		}
+		fresh(t, c)
+		w, err := pods.Watch(Scope{}, 21)
+		if err != nil {
+			t.Fatal(err)
+		}
 		defer w.Close()
 		backup := mem.New()
-		commit(t, backup, podOp("a", "old", ""))
+		for range 14 {
+			commit(t, backup, podOp("a", "old", ""))
+		}
 		s.cut(true)
 		old := s.Store
 		defer old.Close()
@@ -353,8 +363,8 @@ func TestStoreRestoredFromBackup(t *testing.T) {
 		fresh(t, c)
 		synctest.Wait()
 		expect(t, "objects", keys(pods.Snapshot(), Scope{}), "a/old")
-		if pods.Rev() != 2 {
-			t.Errorf("revision %d, want 2", pods.Rev())
+		if pods.Rev() != 15 {
+			t.Errorf("revision %d, want 15", pods.Rev())
 		}
 		w2, err := pods.Watch(Scope{}, pods.Rev())
 		if err != nil {

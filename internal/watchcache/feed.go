@@ -25,7 +25,11 @@ func (c *Cache) run() {
 	wait := retryFirst
 	for c.ctx.Err() == nil {
 		err := c.follow(func() { wait = retryFirst })
-		if c.ctx.Err() != nil {
+		switch {
+		case c.ctx.Err() != nil:
+			return
+		case errors.Is(err, store.ErrClosed):
+			c.log.Info("the store has been closed, the cache stays as it is", "revision", c.Rev())
 			return
 		}
 		c.stats.reconnects.Add(1)

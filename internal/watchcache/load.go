@@ -2,6 +2,7 @@ package watchcache
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"skiff.dev/skiff/internal/store"
@@ -21,8 +22,8 @@ func (c *Cache) load(ctx context.Context, r *resource, l *load) {
 		}
 		c.mu.Unlock()
 		got, err := c.list(ctx, r)
-		if ctx.Err() != nil {
-			return
+		if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
+			return // for the latter, run has said so
 		}
 		if err == nil {
 			c.finishLoad(r, l, got)
