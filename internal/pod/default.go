@@ -49,10 +49,10 @@ func DefaultSpec(s *corev1.PodSpec) {
 	}
 	s.DeprecatedServiceAccount = s.ServiceAccountName
 	if s.Resources != nil {
-		roundUp(s.Resources.Limits)
-		roundUp(s.Resources.Requests)
+		RoundUp(s.Resources.Limits)
+		RoundUp(s.Resources.Requests)
 	}
-	roundUp(s.Overhead)
+	RoundUp(s.Overhead)
 	for i := range s.Volumes {
 		defaultVolume(&s.Volumes[i].VolumeSource)
 	}
@@ -91,8 +91,8 @@ func defaultContainer(c *corev1.Container) {
 			}
 		}
 	}
-	roundUp(c.Resources.Limits)
-	roundUp(c.Resources.Requests)
+	RoundUp(c.Resources.Limits)
+	RoundUp(c.Resources.Requests)
 	defaultProbe(c.LivenessProbe)
 	defaultProbe(c.ReadinessProbe)
 	defaultProbe(c.StartupProbe)
@@ -214,8 +214,8 @@ func defaultPodResources(p *corev1.Pod) {
 	}
 }
 
-// roundUp rounds quantities up to thousandths, the finest unit that is kept.
-func roundUp(list corev1.ResourceList) {
+// RoundUp rounds quantities up to thousandths, the finest unit that is kept.
+func RoundUp(list corev1.ResourceList) {
 	for name, q := range list {
 		q.RoundUp(resource.Milli)
 		list[name] = q

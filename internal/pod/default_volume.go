@@ -27,8 +27,8 @@ func defaultVolume(v *corev1.VolumeSource) {
 	if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
 		claim := &v.Ephemeral.VolumeClaimTemplate.Spec
 		setDefault(&claim.VolumeMode, corev1.PersistentVolumeFilesystem)
-		roundUp(claim.Resources.Limits)
-		roundUp(claim.Resources.Requests)
+		RoundUp(claim.Resources.Limits)
+		RoundUp(claim.Resources.Requests)
 	}
 	if v.Image != nil && v.Image.PullPolicy == "" {
 		v.Image.PullPolicy = pullPolicy(v.Image.Reference)

@@ -33,9 +33,7 @@ func (v *validator) validateScheduling(r *check.Report) {
 	if s.PreemptionPolicy != nil {
 		check.RequiredOneOf(r.At("preemptionPolicy"), *s.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
 	}
-	if s.Overhead != nil {
-		validateRequirements(r.At("overhead"), &corev1.ResourceRequirements{Limits: s.Overhead}, validateContainerResourceName)
-	}
+	ValidateOverhead(r.At("overhead"), s.Overhead)
 	if g := s.SchedulingGroup; g != nil {
 		at := r.At("schedulingGroup", "podGroupName")
 		if g.PodGroupName == nil {
@@ -153,4 +151,10 @@ func ValidateEffect(r *check.Report, e corev1.TaintEffect) {
 	if !slices.Contains(effects, string(e)) {
 		r.NotSupported(string(e), effects)
 	}
+}
+
+// ValidateOverhead reports the faults of what a pod costs beyond its
+// containers (KEP-688); they are shown as those of limits.
+func ValidateOverhead(r *check.Report, overhead corev1.ResourceList) {
+	validateRequirements(r, &corev1.ResourceRequirements{Limits: overhead}, validateContainerResourceName)
 }
