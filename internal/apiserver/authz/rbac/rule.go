@@ -84,3 +84,19 @@ func (r *rule) allowsPath(path string) bool {
 	}
 	return false
 }
+
+// RuleSet is a list of rules made ready for matching.
+type RuleSet struct{ rules []rule }
+
+// Compile makes rules ready for matching.
+func Compile(rules []rbacv1.PolicyRule) RuleSet { return RuleSet{compile(rules)} }
+
+// Allows reports whether one of the rules allows what info asks for.
+func (s RuleSet) Allows(info *request.Info) bool {
+	for i := range s.rules {
+		if s.rules[i].allows(info) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,6 +1,10 @@
 package bootstrap
 
-import "skiff.dev/skiff/internal/apiserver/request"
+import (
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	"skiff.dev/skiff/internal/apiserver/request"
+)
 
 // componentRoles are those of the processes of a cluster other than its nodes.
 func (p *Policy) componentRoles() {
@@ -78,7 +82,29 @@ func (p *Policy) componentRoles() {
 // kubelet come from the Node authorizer; the role system:node is there for
 // clusters without it and is bound to nobody.
 func (p *Policy) nodeRoles() {
-	p.clusterRole("system:node",
+	p.clusterRole("system:node", NodeRules()...)
+	p.bindCluster("system:node", "system:node")
+
+	p.clusterRole("system:node-proxier",
+		can("list watch").on("", "endpoints services"),
+		can(read).on("", "nodes"),
+		events(),
+		can("list watch").on("discovery.k8s.io", "endpointslices"),
+		can("list watch").on("networking.k8s.io", "servicecidrs"))
+	p.bindCluster("system:node-proxier", "system:node-proxier", user("system:kube-proxy"))
+
+	p.clusterRole("system:node-problem-detector",
+		can("get").on("", "nodes"),
+		can("patch").on("", "nodes/status"),
+		events())
+	p.clusterRole("system:node-bootstrapper",
+		can("create get list watch").on("certificates.k8s.io", "certificatesigningrequests"))
+}
+
+// NodeRules are what a kubelet does. The Node authorizer allows it what of this
+// it does not judge by the object.
+func NodeRules() []rbacv1.PolicyRule {
+	return []rbacv1.PolicyRule{
 		can("create").on("authentication.k8s.io", "tokenreviews"),
 		can("create").on("authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews"),
 		can(read).on("", "services"),
@@ -103,23 +129,7 @@ func (p *Policy) nodeRoles() {
 		can("get").on("resource.k8s.io", "resourceclaims"),
 		can("deletecollection").on("resource.k8s.io", "resourceslices"),
 		can(read).on("certificates.k8s.io", "clustertrustbundles"),
-	)
-	p.bindCluster("system:node", "system:node")
-
-	p.clusterRole("system:node-proxier",
-		can("list watch").on("", "endpoints services"),
-		can(read).on("", "nodes"),
-		events(),
-		can("list watch").on("discovery.k8s.io", "endpointslices"),
-		can("list watch").on("networking.k8s.io", "servicecidrs"))
-	p.bindCluster("system:node-proxier", "system:node-proxier", user("system:kube-proxy"))
-
-	p.clusterRole("system:node-problem-detector",
-		can("get").on("", "nodes"),
-		can("patch").on("", "nodes/status"),
-		events())
-	p.clusterRole("system:node-bootstrapper",
-		can("create get list watch").on("certificates.k8s.io", "certificatesigningrequests"))
+	}
 }
 
 // certificateRoles let their holders ask for certificates or approve them, for
