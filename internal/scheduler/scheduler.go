@@ -48,6 +48,7 @@ const maxTurn = 64
 // Scheduler decides where pods run.
 type Scheduler struct {
 	client  *client.Client
+	config  Config
 	pods    client.Kind[*corev1.Pod]
 	events  client.Events
 	metrics *metrics
@@ -67,13 +68,12 @@ func New(c *client.Client, cfg Config) (*Scheduler, error) {
 	if cfg.Random == nil {
 		cfg.Random = rand.NewPCG(rand.Uint64(), rand.Uint64())
 	}
-	made, err := newCore(c, cfg.Configuration, rand.New(cfg.Random))
-	if err != nil {
-		return nil, err
-	}
 	s := &Scheduler{
-		client: c, pods: client.For[*corev1.Pod](c), events: cfg.Events, metrics: newMetrics(), core: made,
+		client: c, config: cfg, pods: client.For[*corev1.Pod](c), events: cfg.Events, metrics: newMetrics(),
 		work: &errgroup.Group{}, wake: make(chan struct{}, 1),
+	}
+	if err := s.reset(); err != nil {
+		return nil, err
 	}
 	s.work.SetLimit(maxWork)
 	if cfg.Registry != nil {
@@ -84,9 +84,22 @@ func New(c *client.Client, cfg Config) (*Scheduler, error) {
 	return s, nil
 }
 
-// Run schedules until ctx ends. It must be called once only, and by the leader
-// only.
+// reset forgets everything about the cluster.
+func (s *Scheduler) reset() error {
+	made, err := newCore(s.client, s.config.Configuration, rand.New(s.config.Random))
+	if err != nil {
+		return err
+	}
+	s.core, s.inbox = made, nil
+	return nil
+}
+
+// Run schedules until ctx ends. Only the leader may run; it may run again
+// after it has lost and regained the lead.
 func (s *Scheduler) Run(ctx context.Context) error {
+	if err := s.reset(); err != nil {
+		return err
+	}
 	nodes, err := client.For[*corev1.Node](s.client).Cache(ctx)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package plugins
 import (
 	corev1 "k8s.io/api/core/v1"
 
+	"skiff.dev/skiff/internal/node"
 	"skiff.dev/skiff/internal/scheduler/framework"
 )
 
@@ -32,7 +33,6 @@ func NodeUnschedulable() *framework.Any {
 }
 
 func toleratesUnschedulable(pod *corev1.Pod) bool {
-	return tolerations(pod.Spec.Tolerations).tolerate(&corev1.Taint{
-		Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule,
-	})
+	cordon := []corev1.Taint{{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}}
+	return node.Untolerated(cordon, pod.Spec.Tolerations) == nil
 }

@@ -2,8 +2,8 @@ package plugins
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/klog/v2"
 
+	"skiff.dev/skiff/internal/node"
 	"skiff.dev/skiff/internal/scheduler/framework"
 )
 
@@ -45,32 +45,16 @@ type tolerations []corev1.Toleration
 
 // admit reports whether no taint of the node forbids the pod to start there.
 func (t tolerations) admit(n *corev1.Node) bool {
-	for i := range n.Spec.Taints {
-		taint := &n.Spec.Taints[i]
-		if taint.Effect != corev1.TaintEffectPreferNoSchedule && !t.tolerate(taint) {
-			return false
-		}
-	}
-	return true
+	return node.Untolerated(n.Spec.Taints, t, corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute) == nil
 }
 
-// unwanted counts the taints that ask for other pods to be preferred.
+// unwanted counts the taints that ask for other nodes to be preferred.
 func (t tolerations) unwanted(n *framework.Node) int64 {
 	var count int64
 	for i := range n.Object.Spec.Taints {
-		taint := &n.Object.Spec.Taints[i]
-		if taint.Effect == corev1.TaintEffectPreferNoSchedule && !t.tolerate(taint) {
+		if node.Untolerated(n.Object.Spec.Taints[i:i+1], t, corev1.TaintEffectPreferNoSchedule) != nil {
 			count++
 		}
 	}
 	return count
-}
-
-func (t tolerations) tolerate(taint *corev1.Taint) bool {
-	for i := range t {
-		if t[i].ToleratesTaint(klog.Logger{}, taint, true) {
-			return true
-		}
-	}
-	return false
 }

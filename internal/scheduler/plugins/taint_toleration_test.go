@@ -58,10 +58,6 @@ func TestTaintToleration(t *testing.T) {
 			taint("b", "", corev1.TaintEffectPreferNoSchedule),
 			taint("c", "", corev1.TaintEffectPreferNoSchedule)),
 		score: 2,
-	}, {
-		name: "number below the threshold",
-		pod:  withTolerations(corev1.Toleration{Key: "sla", Operator: corev1.TolerationOpLt, Value: "950"}),
-		node: withTaints(taint("sla", "900", corev1.TaintEffectNoSchedule)),
 	}}
 	testVerdicts(t, TaintToleration(), tests)
 }
