@@ -87,6 +87,24 @@ func BenchmarkAlternativeMap(b *testing.B) {
 	for item := range loaded(10000).Snapshot().All("", meta.Key{}) {
 		objects[item.key] = item
 	}
+	var some []*Item
+	for _, item := range objects {
+		some = append(some, item)
+	}
+	b.Run("update", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			item := some[i%1000]
+			objects[item.key] = item
+		}
+	})
+	b.Run("get", func(b *testing.B) {
+		key := meta.Key{Namespace: "ns50", Name: "pod5050"}
+		for b.Loop() {
+			if objects[key] == nil {
+				b.Fatal("not found")
+			}
+		}
+	})
 	b.Run("snapshot", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -147,6 +148,11 @@ func (c *Cache) settle() {
 
 // deliver brings a batch of the watch to the tables, then moves the clock.
 func (c *Cache) deliver(b store.Batch) {
+	if len(b.Events) > 0 {
+		// Whoever committed learns of it at the same instant; let it go first
+		// and hand the object over.
+		runtime.Gosched()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	touched := c.batches[:0]

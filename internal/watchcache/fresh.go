@@ -9,15 +9,18 @@ import (
 )
 
 // nudgeEvery is how long a barrier waits for the feed before it asks the store
-// for a progress notice again; a store may ignore a request while it is busy.
-const nudgeEvery = 100 * time.Millisecond
+// for a progress notice again, doubled each time up to nudgeLast; a store may
+// ignore a request while a watch catches up.
+const nudgeEvery, nudgeLast = 2 * time.Millisecond, 100 * time.Millisecond
 
 // barriers lets callers of Fresh share reads of the store's revision.
 type barriers struct {
 	mu      sync.Mutex
 	reading bool
 	next    *barrier // has not been started
-	nudged  time.Time
+	// nudged is the latest revision for which progress was asked, and when.
+	nudged   int64
+	nudgedAt time.Time
 }
 
 type barrier struct {
@@ -77,9 +80,9 @@ func (c *Cache) readRevisions() {
 
 // reach waits until the clock shows rev, asking the feed for progress.
 func (c *Cache) reach(ctx context.Context, rev int64) error {
-	for c.clock.now() < rev {
-		c.nudge()
-		some, cancel := context.WithTimeout(ctx, nudgeEvery)
+	for wait := nudgeEvery; c.clock.now() < rev; wait = min(2*wait, nudgeLast) {
+		c.nudge(rev, wait)
+		some, cancel := context.WithTimeout(ctx, wait)
 		err := c.clock.wait(some, rev, c.ctx.Done())
 		cancel()
 		if err == nil || errors.Is(err, ErrClosed) {
@@ -92,8 +95,9 @@ func (c *Cache) reach(ctx context.Context, rev int64) error {
 	return nil
 }
 
-// nudge asks the feed's watch for a progress notice, once for many callers.
-func (c *Cache) nudge() {
+// nudge asks the feed's watch for a progress notice, unless someone has done
+// so for rev or a later revision less than every ago.
+func (c *Cache) nudge(rev int64, every time.Duration) {
 	w := c.watcher.Load()
 	if w == nil {
 		return
@@ -101,9 +105,9 @@ func (c *Cache) nudge() {
 	bs := &c.barriers
 	bs.mu.Lock()
 	now := time.Now()
-	due := now.Sub(bs.nudged) >= nudgeEvery/2
+	due := rev > bs.nudged || now.Sub(bs.nudgedAt) >= every
 	if due {
-		bs.nudged = now
+		bs.nudged, bs.nudgedAt = max(bs.nudged, rev), now
 	}
 	bs.mu.Unlock()
 	if due {

@@ -71,8 +71,8 @@ func (c *Cache) recall(ctx context.Context, r *resource, from int64) error {
 
 // nextOrNudge is Next that asks for progress again while nothing comes.
 func nextOrNudge(ctx context.Context, w store.Watcher) (store.Batch, error) {
-	for {
-		some, cancel := context.WithTimeout(ctx, nudgeEvery)
+	for wait := nudgeEvery; ; wait = min(2*wait, nudgeLast) {
+		some, cancel := context.WithTimeout(ctx, wait)
 		b, err := w.Next(some)
 		cancel()
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
