@@ -12,6 +12,9 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	servererrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
+	"go.etcd.io/etcd/server/v3/lease"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
 
 	"skiff.dev/skiff/internal/store"
 )
@@ -91,19 +94,34 @@ func (s *Store) fail(ctx context.Context, doing string, err error) error {
 	return translate(doing, err)
 }
 
+// translate gives an error of etcd's, the server's own or one that came over
+// gRPC, the meaning that the store's callers know.
 func translate(doing string, err error) error {
-	switch e := rpctypes.Error(err); {
-	case errors.Is(e, rpctypes.ErrCompacted):
-		return store.ErrCompacted
-	case errors.Is(e, rpctypes.ErrFutureRev):
-		return store.ErrFutureRevision
-	case errors.Is(e, rpctypes.ErrNoSpace):
-		return store.ErrNoSpace
-	case errors.Is(e, rpctypes.ErrRequestTooLarge), errors.Is(e, rpctypes.ErrTooManyOps):
-		return store.ErrTooLarge
-	default:
-		return store.Unavailable(doing, e)
+	if errors.Is(err, store.ErrNoSpace) {
+		return err
 	}
+	remote := rpctypes.Error(err)
+	for _, known := range []struct {
+		is   []error
+		mean error
+	}{
+		{[]error{mvcc.ErrCompacted, rpctypes.ErrCompacted}, store.ErrCompacted},
+		{[]error{mvcc.ErrFutureRev, rpctypes.ErrFutureRev}, store.ErrFutureRevision},
+		{[]error{servererrors.ErrNoSpace, rpctypes.ErrNoSpace}, store.ErrNoSpace},
+		{[]error{servererrors.ErrRequestTooLarge, rpctypes.ErrRequestTooLarge, rpctypes.ErrTooManyOps}, store.ErrTooLarge},
+	} {
+		for _, is := range known.is {
+			if errors.Is(err, is) || errors.Is(remote, is) {
+				return known.mean
+			}
+		}
+	}
+	return store.Unavailable(doing, remote)
+}
+
+// leaseGone says that a write named a lease that has ended.
+func leaseGone(err error) bool {
+	return errors.Is(err, lease.ErrLeaseNotFound) || errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound)
 }
 
 // Get implements store.Store.
@@ -193,7 +211,7 @@ func (s *Store) Commit(ctx context.Context, txn store.Txn) (store.Result, error)
 		if err == nil {
 			return fromTxn(resp), nil
 		}
-		if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) && attempt < attempts {
+		if leaseGone(err) && attempt < attempts {
 			s.leases.forget()
 			continue
 		}

@@ -155,11 +155,32 @@ func TestQuota(t *testing.T) {
 	if _, err := s.List(t.Context(), "/", store.ListOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// A larger quota lifts the alarm at the next start.
-	if err := s.Close(); err != nil {
+	// Deleting and compacting makes room.
+	page, err := s.List(t.Context(), "/k/", store.ListOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := put(t.Context(), open(t, dir), "/after", []byte("1")); err != nil {
+	for _, kv := range page.KVs {
+		if _, err := s.Commit(t.Context(), store.Txn{Do: []store.Op{{Key: kv.Key, Delete: true}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rev, err := s.Revision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Compact(t.Context(), rev); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil { // after which the room shows
+		t.Fatal(err)
+	}
+	s, err = etcd.Open(t.Context(), etcd.Config{Dir: dir, Quota: 2 << 20, Log: quiet(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := put(t.Context(), s, "/after", []byte("1")); err != nil {
 		t.Fatal(err)
 	}
 }

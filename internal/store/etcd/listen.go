@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -9,8 +10,12 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"skiff.dev/skiff/internal/store"
 )
 
 // listenAddress reads ListenClient and refuses what would let anybody in.
@@ -37,29 +42,63 @@ func (m *member) listenAddress() (network, address string, err error) {
 	}
 }
 
-// space watches over the file system's free space, because etcd dies when its
-// log cannot grow.
+// guard refuses other processes' writes as it does our own.
+func (m *member) guard(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	adds := false
+	switch r := req.(type) {
+	case *pb.PutRequest:
+		adds = true
+	case *pb.TxnRequest:
+		adds = puts(r)
+	}
+	if adds {
+		if err := m.space.check(); err != nil {
+			return nil, rpctypes.ErrGRPCNoSpace
+		}
+	}
+	return next(ctx, req)
+}
+
+// puts says whether the transaction may add something.
+func puts(r *pb.TxnRequest) bool {
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			if op.GetRequestPut() != nil || op.GetRequestTxn() != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// space watches over the quota and over the file system's free space, because
+// etcd dies when its log cannot grow.
 type space struct {
-	dir  string
-	min  int64
-	free func(dir string) (int64, error)
+	dir        string
+	min, quota int64
+	free       func(dir string) (int64, error)
+	inUse      func() int64
 
 	mu    sync.Mutex
 	asked time.Time
 	err   error
 }
 
-// check returns etcd's own out-of-space error if too little is left. The
-// answer is reused for a short while.
+// check returns store.ErrNoSpace if too little is left. The answer is reused
+// for a short while.
 func (s *space) check() error {
 	const fresh = 100 * time.Millisecond
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); now.Sub(s.asked) > fresh {
-		s.asked, s.err = now, nil
-		if free, err := s.free(s.dir); err == nil && free < s.min {
-			s.err = rpctypes.ErrNoSpace
-		}
+	now := time.Now()
+	if now.Sub(s.asked) < fresh {
+		return s.err
+	}
+	s.asked, s.err = now, nil
+	if used := s.inUse(); used > s.quota {
+		s.err = fmt.Errorf("%w: the database holds %d MiB of the %d MiB of its quota", store.ErrNoSpace, used>>20, s.quota>>20)
+	} else if free, err := s.free(s.dir); err == nil && free < s.min {
+		s.err = fmt.Errorf("%w: the file system of %s has %d MiB left, %d MiB must stay free", store.ErrNoSpace, s.dir, free>>20, s.min>>20)
 	}
 	return s.err
 }

@@ -34,7 +34,8 @@ type Config struct {
 	Dir string
 	// Name is the member's name in the cluster. Default "default", as etcd's.
 	Name string
-	// Quota caps the database file, bytes. Default 8 GiB.
+	// Quota caps what the database holds, bytes; deleting and compacting makes
+	// room again. Default 8 GiB.
 	Quota int64
 	// MinFree is the space that the file system must have left for a write
 	// that adds something, bytes. Default 160 MiB: room for etcd's next log
@@ -77,7 +78,7 @@ const (
 	electionTicks = 2
 	// batchInterval is how often the database file follows the log. The log
 	// is what makes a write durable, so this only bounds the replay at start.
-	batchInterval = 2 * time.Second
+	batchInterval = 5 * time.Second
 	// batchLimit bounds what waits for the database file in memory, in changes.
 	batchLimit = 1000
 	// snapshotCount bounds the log that is replayed at start. catchUpEntries of
@@ -96,7 +97,6 @@ const (
 type member struct {
 	cfg  Config
 	srv  *etcdserver.EtcdServer
-	kv   pb.KVServer
 	lock *os.File
 
 	grpc   *grpc.Server
@@ -112,7 +112,7 @@ type member struct {
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.setDefaults()
 	m := &member{cfg: cfg, failed: make(chan struct{}), closed: make(chan struct{})}
-	m.space = space{dir: cfg.Dir, min: cfg.MinFree, free: freeBytes}
+	m.space = space{dir: cfg.Dir, min: cfg.MinFree, quota: cfg.Quota, free: freeBytes}
 	if err := m.claim(); err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ func (m *member) serverConfig() config.ServerConfig {
 		BackendBatchInterval:        batchInterval,
 		BackendBatchLimit:           batchLimit,
 		BackendFreelistType:         bolt.FreelistMapType,
-		QuotaBackendBytes:           m.cfg.Quota,
+		QuotaBackendBytes:           -1, // space looks after the quota
 		MaxTxnOps:                   maxTxnOps,
 		MaxRequestBytes:             maxRequestBytes,
 		MaxConcurrentStreams:        1 << 16,
@@ -243,7 +243,7 @@ func (m *member) start(ctx context.Context) error {
 			return fmt.Errorf("starting etcd in %s: %w", m.cfg.Dir, err)
 		}
 	}
-	m.kv = v3rpc.NewQuotaKVServer(m.srv)
+	m.space.inUse = m.srv.Backend().SizeInUse
 	m.srv.Start()
 	if err := m.elect(ctx); err != nil {
 		m.stop()
@@ -283,15 +283,14 @@ func (m *member) elect(ctx context.Context) error {
 		}
 	}
 	// A read through the log proves that the first entry of the term is applied.
-	_, err := m.kv.Range(ctx, &pb.RangeRequest{Key: []byte{0}})
+	_, err := m.srv.Range(ctx, &pb.RangeRequest{Key: []byte{0}})
 	return err
 }
 
-// disarm lifts the out-of-space alarm if the database is within its quota again.
+// disarm lifts the out-of-space alarm that a stock etcd may have left in the
+// directory and that lasts there until an operator lifts it. Here the quota is
+// looked at before every write instead.
 func (m *member) disarm(ctx context.Context) error {
-	if m.srv.Backend().Size() > m.cfg.Quota/10*9 {
-		return nil
-	}
 	for _, alarm := range m.srv.Alarms() {
 		if alarm.Alarm != pb.AlarmType_NOSPACE {
 			continue
@@ -318,23 +317,20 @@ func (m *member) broken() error {
 }
 
 func (m *member) rangeKeys(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	return m.kv.Range(ctx, r)
+	return m.srv.Range(ctx, r)
 }
 
 func (m *member) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
-	for _, op := range r.Success {
-		if op.GetRequestPut() != nil {
-			if err := m.space.check(); err != nil {
-				return nil, err
-			}
-			break
+	if puts(r) {
+		if err := m.space.check(); err != nil {
+			return nil, err
 		}
 	}
-	return m.kv.Txn(ctx, r)
+	return m.srv.Txn(ctx, r)
 }
 
 func (m *member) compact(ctx context.Context, r *pb.CompactionRequest) error {
-	_, err := m.kv.Compact(ctx, r)
+	_, err := m.srv.Compact(ctx, r)
 	return err
 }
 
@@ -395,7 +391,7 @@ func (m *member) listen(ctx context.Context) error {
 	} else {
 		conf = m.cfg.ListenTLS
 	}
-	m.grpc = v3rpc.Server(m.srv, conf, nil)
+	m.grpc = v3rpc.Server(m.srv, conf, m.guard)
 	m.cfg.Log.Info("etcd takes clients", "address", l.Addr().String())
 	m.served.Go(func() {
 		if err := m.grpc.Serve(l); err != nil {
