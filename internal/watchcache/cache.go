@@ -96,9 +96,10 @@ type Cache struct {
 	group  sync.WaitGroup
 	loads  chan struct{} // bounds concurrent loads
 
+	byName sync.Map // name to *resource; written under mu, read without
+
 	mu        sync.Mutex
 	resources map[string]*resource // by prefix
-	byName    map[string]*resource
 	// fed is the revision that the feed has delivered. The clock follows it,
 	// but for the time in which loaded tables are brought up to date by a list.
 	fed     int64
@@ -155,7 +156,8 @@ type counters struct {
 }
 
 // Open starts to fill a cache and returns at once; see Sync. While the store
-// cannot be reached it tries again. The cache lives until ctx ends or Close.
+// cannot be reached it tries again. The feed ends with ctx, or with Close, which
+// also ends the watches and must be called.
 func Open(ctx context.Context, cfg Config) (*Cache, error) {
 	c := &Cache{
 		store: cfg.Store, log: cfg.Log, opts: cfg.Table,
@@ -163,7 +165,6 @@ func Open(ctx context.Context, cfg Config) (*Cache, error) {
 		clock:     new(clock),
 		loads:     make(chan struct{}, 4),
 		resources: map[string]*resource{},
-		byName:    map[string]*resource{},
 	}
 	if c.log == nil {
 		c.log = slog.Default()
@@ -196,14 +197,14 @@ func (c *Cache) Close() {
 }
 
 // AddResource starts to cache one more resource and returns its table, which
-// becomes ready later.
+// becomes ready later. Its revision is that of the cache.
 func (c *Cache) AddResource(r Resource) (*Table, error) {
 	if err := r.validate(c.root); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.resources[r.Prefix] != nil || c.byName[r.Name] != nil {
+	if c.resources[r.Prefix] != nil || c.named(r.Name) != nil {
 		return nil, fmt.Errorf("watchcache: resource %s (%s) is cached already", r.Name, r.Prefix)
 	}
 	if err := c.ctx.Err(); err != nil {
@@ -212,7 +213,7 @@ func (c *Cache) AddResource(r Resource) (*Table, error) {
 	opts := append([]Option{withClock(c.clock), WithIndexes(r.Indexes...)}, c.opts...)
 	res := &resource{Resource: r, table: NewTable(r.Name, opts...), bad: map[string]Undecodable{}}
 	c.resources[r.Prefix] = res
-	c.byName[r.Name] = res
+	c.byName.Store(r.Name, res)
 	if c.fed != 0 {
 		c.startLoad(res)
 	} // else the feed does, once it knows from where it watches
@@ -223,11 +224,11 @@ func (c *Cache) AddResource(r Resource) (*Table, error) {
 func (c *Cache) RemoveResource(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := c.byName[name]
+	r := c.named(name)
 	if r == nil {
 		return
 	}
-	delete(c.byName, name)
+	c.byName.Delete(name)
 	delete(c.resources, r.Prefix)
 	if r.loading != nil {
 		r.loading.cancel()
@@ -239,13 +240,17 @@ func (c *Cache) RemoveResource(name string) {
 
 // Table returns the table of a resource.
 func (c *Cache) Table(name string) (*Table, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r := c.byName[name]
+	r := c.named(name)
 	if r == nil {
 		return nil, false
 	}
 	return r.table, true
+}
+
+func (c *Cache) named(name string) *resource {
+	r, _ := c.byName.Load(name)
+	res, _ := r.(*resource)
+	return res
 }
 
 // Sync waits until all present resources have been loaded.

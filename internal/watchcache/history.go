@@ -16,9 +16,7 @@ import (
 // once, for all watchers. It fails with ErrTooOld if the store has forgotten
 // it, too, or if it is more than a table may hold.
 func (c *Cache) Watch(ctx context.Context, name string, scope Scope, from int64) (*Watch, error) {
-	c.mu.Lock()
-	r := c.byName[name]
-	c.mu.Unlock()
+	r := c.named(name)
 	if r == nil {
 		return nil, ErrClosed
 	}

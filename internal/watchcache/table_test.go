@@ -210,6 +210,24 @@ func TestChangesThatAreKnownAreSkipped(t *testing.T) {
 	expect(t, "the rest of the transaction", show(events), "ADDED a/z@5")
 }
 
+func TestIndexMayRepeatAValue(t *testing.T) {
+	table := NewTable("pods", WithIndexes(meta.ByOwner))
+	table.Replace(nil, 1)
+	scope := Scope{Index: meta.ByOwner.Name, Value: "u"}
+	w, _ := table.Watch(scope, 1)
+	defer w.Close()
+	p := pod("a", "x", "", 2)
+	p.OwnerReferences = []metav1.OwnerReference{{UID: "u"}, {UID: "u"}}
+	table.Apply([]Change{{Key: meta.KeyOf(p), Object: p, Rev: 2}}, 2)
+	events, _, _ := w.Next(t.Context())
+	expect(t, "events", show(events), "ADDED a/x@2")
+	expect(t, "index", keys(table.Snapshot(), scope), "a/x")
+	table.Apply([]Change{gone("a", "x", 3)}, 3)
+	events, _, _ = w.Next(t.Context())
+	expect(t, "events", show(events), "DELETED a/x@3")
+	expect(t, "index", keys(table.Snapshot(), scope))
+}
+
 func TestSnapshotDoesNotChange(t *testing.T) {
 	table := NewTable("pods", WithMutationDetector())
 	table.Replace(nil, 1)

@@ -185,6 +185,9 @@ func (t *Table) publish(facet Scope, e *Event) {
 		return
 	}
 	if !tp.all {
+		if n := tp.events.len(); n > 0 && tp.events.at(n-1) == e {
+			return // an index may name a value twice
+		}
 		tp.events.push(e)
 		e.topics = append(e.topics, tp)
 	}
