@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -13,8 +14,29 @@ import (
 // services works out the variables that describe the Services of the pod's
 // namespace and the API server's own Service, which every pod gets.
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+//
+// A static pod does not wait for the API, which it may be a part of: it gets
+// what is known by now.
 func (m *maker) services(ctx context.Context) error {
 	m.links = map[string]string{}
+	if m.pod.Annotations[sourceAnnotation] == "file" {
+		short, cancel := context.WithTimeout(ctx, staticPatience)
+		defer cancel()
+		if err := m.link(short); err != nil && short.Err() == nil {
+			return err
+		}
+		return nil
+	}
+	return m.link(ctx)
+}
+
+const (
+	// sourceAnnotation tells where the kubelet has a pod from.
+	sourceAnnotation = "kubernetes.io/config.source"
+	staticPatience   = 100 * time.Millisecond
+)
+
+func (m *maker) link(ctx context.Context) error {
 	apiservers, err := m.Services(ctx, v1.NamespaceDefault)
 	if err != nil {
 		return err

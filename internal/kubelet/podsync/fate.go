@@ -106,6 +106,13 @@ func verdict(pod *v1.Pod, c *v1.Container, kind Kind, exit int32) afterExit {
 	return restart
 }
 
+// Restarts reports whether a container that ended with that exit code is
+// started again while its pod goes on.
+func Restarts(pod *v1.Pod, name string, exit int32) bool {
+	c, kind, ok := Find(pod, name)
+	return ok && verdict(pod, c, kind, exit) != leave
+}
+
 // ruled returns what the first matching restart rule says, or leave.
 func ruled(c *v1.Container, exit int32) afterExit {
 	for _, rule := range c.RestartPolicyRules {

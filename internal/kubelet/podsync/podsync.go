@@ -34,6 +34,9 @@ type Input struct {
 type Eviction struct {
 	Reason, Message string
 	Grace           *int64 // seconds; nil means the pod's own
+	// Disrupts says that the pod would have run on: it gets the condition
+	// DisruptionTarget, which jobs count by.
+	Disrupts bool
 }
 
 // Seen is a pod as the runtime has it.

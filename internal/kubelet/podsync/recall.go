@@ -9,8 +9,7 @@ import (
 
 // Recall adds to seen the instances that the pod's status tells of and the
 // runtime has lost (removed behind the kubelet's back, or with the runtime's
-// data), so that what has run is neither forgotten nor counted anew. It also
-// puts both lists into the order that Seen promises.
+// data), so that what has run is neither forgotten nor counted anew.
 func Recall(pod *v1.Pod, seen Seen) Seen {
 	out := Seen{Sandboxes: slices.Clone(seen.Sandboxes), Containers: slices.Clone(seen.Containers)}
 	known := map[string]bool{}
@@ -26,13 +25,18 @@ func Recall(pod *v1.Pod, seen Seen) Seen {
 			}
 		}
 	}
-	slices.SortStableFunc(out.Sandboxes, func(a, b Sandbox) int {
+	return Sort(out)
+}
+
+// Sort puts both lists into the order that Seen promises, in place.
+func Sort(seen Seen) Seen {
+	slices.SortStableFunc(seen.Sandboxes, func(a, b Sandbox) int {
 		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
 	})
-	slices.SortStableFunc(out.Containers, func(a, b Container) int {
+	slices.SortStableFunc(seen.Containers, func(a, b Container) int {
 		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
 	})
-	return out
+	return seen
 }
 
 // lost makes an ended instance out of a status that tells of one.
