@@ -138,10 +138,13 @@ func drawNode(t *rapid.T, name string) *corev1.Node {
 
 // drawPod makes a pod of one of a few dozen classes.
 func drawPod(t *rapid.T, name string) *corev1.Pod {
-	pod := makePod(name, rapid.SampledFrom([]string{"0", "300m", "1"}).Draw(t, "cpu"), rapid.SampledFrom([]string{"0", "256Mi"}).Draw(t, "memory"))
+	pod := makePod(name, rapid.SampledFrom([]string{"0", "300m", "3"}).Draw(t, "cpu"), "256Mi")
+	if rapid.IntRange(0, 5).Draw(t, "silent") == 0 {
+		delete(pod.Spec.Containers[0].Resources.Requests, corev1.ResourceCPU)
+	}
 	switch rapid.IntRange(0, 4).Draw(t, "kind") {
 	case 0:
-		pod.Spec.Tolerations = []corev1.Toleration{{Key: "x", Operator: corev1.TolerationOpExists}}
+		pod.Spec.Tolerations = []corev1.Toleration{{Key: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "tolerated"), Operator: corev1.TolerationOpExists}}
 	case 1:
 		pod.Spec.NodeSelector = map[string]string{"zone": "a"}
 	case 2:
@@ -149,7 +152,7 @@ func drawPod(t *rapid.T, name string) *corev1.Pod {
 			Weight: 10, Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "zone", Operator: corev1.NodeSelectorOpIn, Values: []string{"b"}}}},
 		}}}}
 	case 3:
-		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, Protocol: corev1.ProtocolTCP}}
+		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: rapid.Int32Range(80, 81).Draw(t, "port"), Protocol: corev1.ProtocolTCP}}
 	}
 	return pod
 }
@@ -177,12 +180,17 @@ func TestTableIsNaive(t *testing.T) {
 				placed = slices.Delete(placed, i, i+1)
 			},
 			"schedule": func(t *rapid.T) {
-				serial++
-				pod := framework.NewPod(drawPod(t, fmt.Sprintf("p%d", serial)))
-				d.sign(pod, &c.signer)
-				if name, ok := checkDecision(t, d, pod); ok {
-					c.snap.SetPod(pod, name)
-					placed = append(placed, pod)
+				template := drawPod(t, "")
+				for range rapid.IntRange(1, 3).Draw(t, "replicas") {
+					serial++
+					obj := template.DeepCopy()
+					obj.UID = types.UID(fmt.Sprint(serial))
+					pod := framework.NewPod(obj)
+					d.sign(pod, &c.signer)
+					if name, ok := checkDecision(t, d, pod); ok {
+						c.snap.SetPod(pod, name)
+						placed = append(placed, pod)
+					}
 				}
 			},
 		})

@@ -38,6 +38,7 @@ type api struct {
 	// failBind, if not nil, says why a binding fails.
 	failBind func(pod string) error
 	patches  int
+	hold     chan struct{} // patches wait for it
 	events   []string
 }
 
@@ -113,6 +114,9 @@ func (a *api) Create(_ context.Context, ref client.Ref, obj runtime.Object, _ me
 }
 
 func (a *api) Patch(_ context.Context, ref client.Ref, pt types.PatchType, data []byte, _ metav1.PatchOptions) (meta.Object, error) {
+	if a.hold != nil {
+		<-a.hold
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := a.pod(ref.Name)
@@ -332,6 +336,53 @@ func TestDeletedWhileBinding(t *testing.T) {
 		a.put(makePod("next", "3", "1Gi"))
 		synctest.Wait()
 		expectEvents(t, a, "next Normal Scheduled: Successfully assigned default/next to n1")
+	})
+}
+
+// A condition that is slow to be written must not overtake the binding, or the
+// pod would run and still be called unschedulable.
+func TestConditionComesBeforeBinding(t *testing.T) {
+	run(t, func(a *api) {
+		a.hold = make(chan struct{})
+		a.put(makePod("web", "1", "1Gi"))
+		synctest.Wait()
+		a.put(makeNode("n1"))
+		after(time.Minute)
+		if got := a.pod("web").Spec.NodeName; got != "" {
+			t.Errorf("bound to %s while the condition is being written", got)
+		}
+		close(a.hold)
+		synctest.Wait()
+		if got := a.pod("web").Spec.NodeName; got != "n1" || a.patches != 1 {
+			t.Errorf("on %q after %d conditions, want n1 after 1", got, a.patches)
+		}
+	})
+}
+
+// A scheduler that runs again after losing the lead starts from what is there.
+func TestRunsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI()
+		s, err := New(client.New(a), Config{Events: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			name := fmt.Sprintf("p%d", i)
+			a.put(makeNode("n1"))
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- s.Run(ctx) }()
+			synctest.Wait()
+			a.put(makePod(name, "3", "1Gi"))
+			synctest.Wait()
+			cancel()
+			<-ended
+			if got := a.pod(name).Spec.NodeName; got != "n1" {
+				t.Errorf("%s is on %q, want n1", name, got)
+			}
+			a.delete(a.pod(name)) // and nobody is there to see it
+		}
 	})
 }
 
