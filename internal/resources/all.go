@@ -15,6 +15,7 @@ import (
 	"skiff.dev/skiff/internal/resources/coordination"
 	"skiff.dev/skiff/internal/resources/core"
 	"skiff.dev/skiff/internal/resources/discovery"
+	"skiff.dev/skiff/internal/resources/events"
 	"skiff.dev/skiff/internal/resources/node"
 	"skiff.dev/skiff/internal/resources/rbac"
 	"skiff.dev/skiff/internal/resources/scheduling"
@@ -36,7 +37,7 @@ func All(n Needs) []resource.Any {
 		resource.Of(core.Bindings(n.Bind)),
 		resource.Of(core.ConfigMap),
 		resource.Of(core.Endpoints),
-		resource.Of(core.Event),
+		resource.Of(events.Core(events.DefaultTTL)),
 		resource.Of(core.Namespace),
 		resource.Of(core.Node),
 		resource.Of(core.Pods(nil)),

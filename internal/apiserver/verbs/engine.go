@@ -84,6 +84,10 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("opening watch cache: %w", err)
 	}
 	e.cache = cache
+	if err := cache.Sync(ctx); err != nil {
+		cache.Close()
+		return nil, fmt.Errorf("loading the caches: %w", err)
+	}
 	for _, r := range e.list {
 		if !r.info.Virtual {
 			r.table, _ = cache.Table(r.info.Name.GroupResource().String())

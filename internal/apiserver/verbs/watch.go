@@ -66,7 +66,7 @@ func (r *Resource) Watch(ctx context.Context, namespace string, opts WatchOption
 			return nil, err
 		}
 		w.rev = rev
-		w.w, err = r.table.Watch(scope, rev)
+		w.w, err = r.e.cache.Watch(ctx, r.info.Name.GroupResource().String(), scope, rev)
 		return w, r.watchError(err, rev)
 	}
 	if err := r.reach(ctx, opts.ResourceVersion); err != nil {
