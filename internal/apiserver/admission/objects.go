@@ -43,6 +43,7 @@ func Default(d Deps) Chain {
 		ServiceAccount(d.Objects, d.Await),
 		NodeRestriction(d.Objects, d.Authorizer),
 		TaintNodesByCondition(),
+		PodSecurity(d.Objects),
 		Priority(d.Objects),
 		DefaultTolerationSeconds(),
 		RuntimeClass(d.Objects),
