@@ -122,7 +122,7 @@ func (cp *ControlPlane) bootstrapService(ctx context.Context, c *client.Client) 
 	name := metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault}
 	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
 	svc := &corev1.Service{ObjectMeta: name, Spec: corev1.ServiceSpec{
-		ClusterIP:       cp.cfg.Services.First().String(),
+		ClusterIP:       cp.cfg.Services.CIDRs[0].Masked().Addr().Next().String(),
 		SessionAffinity: corev1.ServiceAffinityNone,
 		Type:            corev1.ServiceTypeClusterIP,
 		Ports: []corev1.ServicePort{{
