@@ -16,12 +16,11 @@ import (
 // profile is the plugins that one scheduler name stands for, by what they are
 // called for.
 type profile struct {
-	name    string
-	admits  []*framework.Any
-	less    *framework.Any
-	looks   []look // all that are prepared: filters in their order, then scorers
-	weights int64  // sum over the scorers
-	binds   []*framework.Any
+	name   string
+	admits []*framework.Any
+	less   *framework.Any
+	looks  []look // all that are prepared: filters in their order, then scorers
+	binds  []*framework.Any
 	// percentage of nodes to look at for a pod whose class is new; 0 adapts to
 	// the size of the cluster.
 	percentage int32
@@ -194,7 +193,6 @@ func (b *builder) fill(to *profile, set *configv1.Plugins) error {
 }
 
 func (p *profile) addScorer(a *framework.Any, weight int64) {
-	p.weights += weight
 	for i := range p.looks {
 		if p.looks[i].Any == a {
 			p.looks[i].weight = weight

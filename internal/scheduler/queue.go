@@ -53,7 +53,6 @@ type entry struct {
 // queue holds the pods that have no node yet. It is a plain data structure:
 // the time is told to it, and it starts nothing.
 type queue struct {
-	less           func(a, b framework.Waiting) bool
 	initial, limit time.Duration // penalties
 	all            map[types.UID]*entry
 	active         entries // a heap by less
@@ -65,7 +64,7 @@ type queue struct {
 }
 
 func newQueue(less func(a, b framework.Waiting) bool, initial, limit time.Duration) *queue {
-	q := &queue{less: less, initial: initial, limit: limit, all: map[types.UID]*entry{}}
+	q := &queue{initial: initial, limit: limit, all: map[types.UID]*entry{}}
 	q.active.less = func(a, b *entry) bool {
 		wa, wb := framework.Waiting{Pod: a.pod.Pod, Since: a.since}, framework.Waiting{Pod: b.pod.Pod, Since: b.since}
 		return less(wa, wb) || !less(wb, wa) && a.seq < b.seq
@@ -262,7 +261,7 @@ func (q *queue) wakes(e *entry, did framework.Event) bool {
 	}
 	for _, p := range e.by {
 		for i := range p.Wakes {
-			if p.Wakes[i].Wakes(e.pod.Pod, did) {
+			if p.Wakes[i].Wakes(e.pod, did) {
 				return true
 			}
 		}

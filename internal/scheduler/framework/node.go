@@ -40,13 +40,6 @@ func (n *Node) Generation() uint64 { return n.generation }
 // Name returns the name of the node.
 func (n *Node) Name() string { return n.name }
 
-// NewNode returns the node without any pods.
-func NewNode(obj *corev1.Node) *Node {
-	n := &Node{name: obj.Name}
-	n.setObject(obj)
-	return n
-}
-
 func (n *Node) setObject(obj *corev1.Node) {
 	n.Object = obj
 	n.Allocatable = ResourcesOf(obj.Status.Allocatable)

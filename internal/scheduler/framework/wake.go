@@ -1,10 +1,6 @@
 package framework
 
-import (
-	corev1 "k8s.io/api/core/v1"
-
-	"skiff.dev/skiff/internal/meta"
-)
+import "skiff.dev/skiff/internal/meta"
 
 // Action says what changed about an object; several may be combined.
 type Action uint32
@@ -44,16 +40,16 @@ type Event struct {
 // A Wake is an event that may let in a pod that the plugin has rejected.
 type Wake struct {
 	on   Action
-	hint func(waiting *corev1.Pod, e Event) bool
+	hint func(waiting *Pod, e Event) bool
 }
 
 // On returns the wake for the actions, all about objects of type T. The hint
 // says whether a waiting pod should be tried again because old became new; a
 // nil hint says yes to all.
-func On[T meta.Object](actions Action, hint func(waiting *corev1.Pod, old, new T) bool) Wake {
+func On[T meta.Object](actions Action, hint func(waiting *Pod, old, new T) bool) Wake {
 	w := Wake{on: actions}
 	if hint != nil {
-		w.hint = func(waiting *corev1.Pod, e Event) bool {
+		w.hint = func(waiting *Pod, e Event) bool {
 			old, _ := e.Old.(T)
 			new, _ := e.New.(T)
 			return hint(waiting, old, new)
@@ -63,6 +59,6 @@ func On[T meta.Object](actions Action, hint func(waiting *corev1.Pod, old, new T
 }
 
 // Wakes reports whether the event should wake the pod.
-func (w Wake) Wakes(waiting *corev1.Pod, e Event) bool {
+func (w Wake) Wakes(waiting *Pod, e Event) bool {
 	return w.on&e.Action != 0 && (w.hint == nil || w.hint(waiting, e))
 }

@@ -119,8 +119,8 @@ func (s nodeAffinity) score(n *framework.Node) int64 {
 	return sum
 }
 
-func (added addedAffinity) nodeNowMatches(waiting *corev1.Pod, old, new *corev1.Node) bool {
-	s := nodeAffinity{added: added, required: nodeaffinity.GetRequiredNodeAffinity(waiting)}
+func (added addedAffinity) nodeNowMatches(waiting *framework.Pod, old, new *corev1.Node) bool {
+	s := nodeAffinity{added: added, required: nodeaffinity.GetRequiredNodeAffinity(waiting.Pod)}
 	matches := func(n *corev1.Node) bool {
 		own, _ := s.required.Match(n)
 		return own && (added.required == nil || added.required.Match(n))

@@ -1,9 +1,9 @@
 package plugins
 
 import (
-	"skiff.dev/skiff/internal/scheduler/framework"
-
 	corev1 "k8s.io/api/core/v1"
+
+	"skiff.dev/skiff/internal/scheduler/framework"
 )
 
 // NodeName lets a pod that names its node onto that node only.
@@ -21,7 +21,7 @@ func NodeName() *framework.Any {
 			}
 			return framework.RejectFinally("node(s) didn't match the requested node name")
 		},
-		Wakes: []framework.Wake{framework.On(framework.NodeAdded, func(waiting *corev1.Pod, _, new *corev1.Node) bool {
+		Wakes: []framework.Wake{framework.On(framework.NodeAdded, func(waiting *framework.Pod, _, new *corev1.Node) bool {
 			return new.Name == waiting.Spec.NodeName
 		})},
 	})

@@ -31,8 +31,8 @@ func NodePorts() *framework.Any {
 		},
 		Wakes: []framework.Wake{
 			framework.On[*corev1.Node](framework.NodeAdded, nil),
-			framework.On(framework.PodDeleted, func(waiting, gone, _ *corev1.Pod) bool {
-				return anyConflict(framework.HostPorts(waiting), framework.HostPorts(gone))
+			framework.On(framework.PodDeleted, func(waiting *framework.Pod, gone, _ *corev1.Pod) bool {
+				return anyConflict(waiting.HostPorts, framework.HostPorts(gone))
 			}),
 		},
 	})

@@ -118,24 +118,23 @@ func (s fitState) rate(n *framework.Node) int64 {
 
 // podFreed reports whether a placed pod gave up some of what the waiting one
 // requests.
-func (f *fit) podFreed(waiting, old, new *corev1.Pod) bool {
-	want := framework.NewPod(waiting)
+func (f *fit) podFreed(waiting *framework.Pod, old, new *corev1.Pod) bool {
 	before, after := framework.NewPod(old), framework.NewPod(new)
-	return wantsMoreOf(want, &before.Requests, &after.Requests)
+	return wantsMoreOf(waiting, &before.Requests, &after.Requests)
 }
 
 // nodeGrew reports whether the waiting pod would fit onto the node if it were
 // empty, and the node has more than before of something the pod requests.
-func (f *fit) nodeGrew(waiting *corev1.Pod, old, new *corev1.Node) bool {
-	want := framework.NewPod(waiting)
-	now := framework.NewNode(new)
-	if f.state(want).filter(now) != nil {
+func (f *fit) nodeGrew(waiting *framework.Pod, old, new *corev1.Node) bool {
+	empty := &framework.Node{Object: new, Allocatable: framework.ResourcesOf(new.Status.Allocatable)}
+	if f.state(waiting).filter(empty) != nil {
 		return false
 	}
 	if old == nil {
 		return true
 	}
-	return wantsMoreOf(want, &now.Allocatable, &framework.NewNode(old).Allocatable)
+	before := framework.ResourcesOf(old.Status.Allocatable)
+	return wantsMoreOf(waiting, &empty.Allocatable, &before)
 }
 
 // wantsMoreOf reports whether the pod requests a resource of which there is

@@ -24,7 +24,7 @@ func NodeUnschedulable() *framework.Any {
 			return framework.RejectFinally("node(s) were unschedulable")
 		},
 		Wakes: []framework.Wake{
-			framework.On(framework.NodeAdded|framework.NodeTaints, func(_ *corev1.Pod, old, new *corev1.Node) bool {
+			framework.On(framework.NodeAdded|framework.NodeTaints, func(_ *framework.Pod, old, new *corev1.Node) bool {
 				return !new.Spec.Unschedulable && (old == nil || old.Spec.Unschedulable)
 			}),
 			framework.On[*corev1.Pod](framework.SelfTolerations, nil),

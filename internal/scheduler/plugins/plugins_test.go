@@ -61,7 +61,7 @@ func testWakes(t *testing.T, p *framework.Any, waiting *corev1.Pod, tests []wake
 	for _, tt := range tests {
 		got := false
 		for _, w := range p.Wakes {
-			got = got || w.Wakes(waiting, tt.event)
+			got = got || w.Wakes(framework.NewPod(waiting), tt.event)
 		}
 		if got != tt.want {
 			t.Errorf("%s: woken %v, want %v", tt.name, got, tt.want)

@@ -31,7 +31,7 @@ func TaintToleration() *framework.Any {
 		Score:     tolerations.unwanted,
 		Normalize: framework.FewerIsBetter,
 		Wakes: []framework.Wake{
-			framework.On(framework.NodeAdded|framework.NodeTaints, func(waiting *corev1.Pod, old, new *corev1.Node) bool {
+			framework.On(framework.NodeAdded|framework.NodeTaints, func(waiting *framework.Pod, old, new *corev1.Node) bool {
 				t := tolerations(waiting.Spec.Tolerations)
 				return t.admit(new) && (old == nil || !t.admit(old))
 			}),
