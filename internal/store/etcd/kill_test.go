@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(killDir); dir != "" {
 		writeForEver(dir)
 	}
+	if dir := os.Getenv(fullDir); dir != "" {
+		fillDisk(dir)
+	}
 	os.Exit(m.Run())
 }
 

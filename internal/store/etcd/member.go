@@ -104,6 +104,8 @@ type member struct {
 
 	fault  atomic.Pointer[error] // why etcd died
 	failed chan struct{}         // closed when fault is set
+	alive  context.Context       // ends with it
+	die    context.CancelFunc
 	closed chan struct{}
 	space  space
 }
@@ -111,7 +113,13 @@ type member struct {
 // Open starts a member on cfg.Dir and returns when it takes requests.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.setDefaults()
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("etcd's data directory: %w", err)
+	}
+	cfg.Dir = dir
 	m := &member{cfg: cfg, failed: make(chan struct{}), closed: make(chan struct{})}
+	m.alive, m.die = context.WithCancel(context.Background())
 	m.space = space{dir: cfg.Dir, min: cfg.MinFree, quota: cfg.Quota, free: freeBytes}
 	if err := m.claim(); err != nil {
 		return nil, err
@@ -170,7 +178,7 @@ func (m *member) claim() error {
 // inspect looks at the database file as etcd will, because etcd itself waits
 // for a foreign lock and panics on a broken file.
 func (m *member) inspect() error {
-	name := filepath.Join(m.cfg.Dir, "member", "snap", "db")
+	name := m.database()
 	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -253,8 +261,14 @@ func (m *member) start(ctx context.Context) error {
 		m.stop()
 		return fmt.Errorf("starting etcd in %s: %w", m.cfg.Dir, err)
 	}
+	if err := releasePages(m.database()); err != nil {
+		m.cfg.Log.Debug("etcd's database stays resident", "err", err) // which only costs memory
+	}
 	return nil
 }
+
+// database is the path of the database file.
+func (m *member) database() string { return filepath.Join(m.cfg.Dir, "member", "snap", "db") }
 
 // elect has the member campaign at once, as a leader that steps down would ask
 // it to, instead of after the election timeout. etcd tells nobody when the
@@ -306,7 +320,19 @@ func (m *member) disarm(ctx context.Context) error {
 func (m *member) fail(err error) {
 	if m.fault.CompareAndSwap(nil, &err) {
 		close(m.failed)
+		m.die()
 	}
+}
+
+// Failed is closed when the member had to give up: no disk space for its own
+// log, a disk that fails. Every call says so from then on, and the process
+// should end, for nothing in it can be made good. It is nil for a cluster
+// elsewhere.
+func (s *Store) Failed() <-chan struct{} {
+	if m, ok := s.engine.(*member); ok {
+		return m.failed
+	}
+	return nil
 }
 
 func (m *member) broken() error {
@@ -326,6 +352,10 @@ func (m *member) txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 			return nil, err
 		}
 	}
+	// A dead server would keep its caller waiting for the request's timeout.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.alive, cancel)()
 	return m.srv.Txn(ctx, r)
 }
 
