@@ -18,17 +18,17 @@ import (
 // before, by an earlier kubelet, is not asked again.
 func (k *Kubelet) admit(p *v1.Pod) {
 	if p.Status.StartTime != nil || podsync.Terminal(p.Status.Phase) || p.DeletionTimestamp != nil {
-		k.start(p, false)
+		k.start(p, false, nil)
 		return
 	}
 	reason, message := k.refuse(p)
-	w := k.start(p, false)
 	if reason == "" {
+		k.start(p, false, nil)
 		return
 	}
 	zero := int64(0)
 	k.Events.Warning(p, reason, "%s", message)
-	w.evict(podsync.Eviction{Reason: reason, Message: "Pod was rejected: " + message, Grace: &zero})
+	k.start(p, false, &podsync.Eviction{Reason: reason, Message: "Pod was rejected: " + message, Grace: &zero})
 }
 
 // refuse returns why a pod cannot run here, or "".

@@ -3,9 +3,11 @@ package kubelet
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,6 +30,11 @@ type api struct {
 	rev    int64
 	tables map[schema.GroupVersionResource]*watchcache.Table
 	writes int // status patches
+	down   atomic.Bool
+}
+
+func refOf(resource, name string) client.Ref {
+	return client.Ref{GroupVersionResource: v1.SchemeGroupVersion.WithResource(resource), Namespace: "default", Name: name}
 }
 
 func newAPI() *api {
@@ -110,6 +117,9 @@ func (a *api) Update(_ context.Context, ref client.Ref, obj meta.Object, _ metav
 }
 
 func (a *api) Patch(_ context.Context, ref client.Ref, pt types.PatchType, data []byte, _ metav1.PatchOptions) (meta.Object, error) {
+	if a.down.Load() {
+		return nil, errors.New("connection refused")
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	old, err := a.get(ref)

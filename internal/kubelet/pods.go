@@ -91,7 +91,7 @@ func (k *Kubelet) endOrphans(all map[types.UID]found) {
 		}
 		p := k.orphan(f)
 		k.Log.Info("ending a pod that is not wanted any more", "pod", podsync.Format(p))
-		k.start(p, true)
+		k.start(p, true, nil)
 	}
 }
 
@@ -155,8 +155,8 @@ func (k *Kubelet) gone(p *v1.Pod) {
 }
 
 // start makes the worker of a pod.
-func (k *Kubelet) start(p *v1.Pod, gone bool) *worker {
-	w := newWorker(k, p, gone)
+func (k *Kubelet) start(p *v1.Pod, gone bool, evicted *podsync.Eviction) {
+	w := newWorker(k, p, gone, evicted)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.workers[p.UID] = w
@@ -166,16 +166,14 @@ func (k *Kubelet) start(p *v1.Pod, gone bool) *worker {
 			k.ended(w)
 		}
 	})
-	return w
 }
 
 // ended takes a worker out whose pod is forgotten.
 func (k *Kubelet) ended(w *worker) {
 	k.mu.Lock()
 	delete(k.workers, w.uid)
-	name := fullName(w.pod)
-	next := k.waiting[name]
-	delete(k.waiting, name)
+	next := k.waiting[w.name]
+	delete(k.waiting, w.name)
 	k.mu.Unlock()
 	if next != nil {
 		k.startStatic(next)
@@ -250,16 +248,15 @@ func (k *Kubelet) apiPod(uid types.UID) (*v1.Pod, bool) {
 	if w == nil {
 		return nil, false
 	}
-	w.mu.Lock()
-	p := w.pod
-	w.mu.Unlock()
-	if !isStatic(p) {
-		return p, true
+	if !w.static {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.pod, true
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	mirror := k.mirrors[fullName(p)]
-	if mirror == nil || mirror.Annotations[v1.MirrorPodAnnotationKey] != string(p.UID) {
+	mirror := k.mirrors[w.name]
+	if mirror == nil || mirror.Annotations[v1.MirrorPodAnnotationKey] != string(uid) {
 		return nil, false
 	}
 	return mirror, true

@@ -183,7 +183,7 @@ func (k *Kubelet) nextStatics(ctx context.Context, w *fsnotify.Watcher) bool {
 func (k *Kubelet) startStatic(p *v1.Pod) {
 	k.mu.Lock()
 	for _, w := range k.workers {
-		if w.uid != p.UID && fullName(w.pod) == fullName(p) && isStatic(w.pod) {
+		if w.static && w.uid != p.UID && w.name == fullName(p) {
 			k.waiting[fullName(p)] = p
 			k.mu.Unlock()
 			return
@@ -259,8 +259,8 @@ func (k *Kubelet) mirrorChange(m *v1.Pod, deleted bool) {
 	switch {
 	case deleted:
 		for _, w := range k.allWorkers() {
-			if p := w.current(); isStatic(p) && fullName(p) == fullName(m) {
-				k.mirror(p)
+			if w.static && w.name == fullName(m) {
+				k.mirror(w.current())
 			}
 		}
 	case static == nil || m.DeletionTimestamp != nil:

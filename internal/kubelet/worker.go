@@ -21,8 +21,10 @@ import (
 // worker goes round for one pod: see, compute, act, remember. It sleeps until
 // the pod, its containers, a probe or the plan's own time calls it.
 type worker struct {
-	k   *Kubelet
-	uid types.UID
+	k      *Kubelet
+	uid    types.UID
+	name   string // namespace/name
+	static bool
 
 	mu      sync.Mutex
 	pod     *v1.Pod // as wanted
@@ -48,9 +50,10 @@ type flight struct {
 	result podsync.Result
 }
 
-func newWorker(k *Kubelet, pod *v1.Pod, gone bool) *worker {
+func newWorker(k *Kubelet, pod *v1.Pod, gone bool, evicted *podsync.Eviction) *worker {
 	return &worker{
-		k: k, uid: pod.UID, pod: pod, gone: gone, wake: make(chan struct{}, 1),
+		k: k, uid: pod.UID, name: fullName(pod), static: isStatic(pod),
+		pod: pod, gone: gone, evicted: evicted, wake: make(chan struct{}, 1),
 		memory: podsync.NewMemory(), eyes: newObserver(k.Runtime, pod.UID),
 		flights: map[string]*flight{}, landed: make(chan *flight), messages: map[string]string{},
 	}
@@ -151,7 +154,7 @@ func (w *worker) round(ctx context.Context) (time.Time, bool) {
 	if err != nil {
 		w.trouble++
 		if w.trouble == 1 && ctx.Err() == nil {
-			w.k.Log.Warn("looking at a pod's containers", "pod", podsync.Format(w.pod), "err", err)
+			w.k.Log.Warn("looking at a pod's containers", "pod", w.name, "uid", w.uid, "err", err)
 		}
 		return time.Now().Add(min(time.Second<<min(w.trouble, 4), 10*time.Second)), false
 	}
@@ -209,13 +212,10 @@ func (w *worker) done(f *flight) {
 	delete(w.flights, f.action.Key())
 	w.memory.Done(f.action, f.result, time.Now())
 	if err := f.result.Err; err != nil && !errors.Is(err, podsync.ErrCancelled) {
-		w.k.Log.Warn("syncing a pod", "pod", podsync.Format(w.pod), "action", reflect.TypeOf(f.action).Name(), "err", err)
+		w.k.Log.Warn("syncing a pod", "pod", w.name, "uid", w.uid, "action", reflect.TypeOf(f.action).Name(), "err", err)
 	}
 	if _, ok := f.action.(podsync.RunPreStop); ok {
 		w.rememberEnding()
-	}
-	if _, ok := f.action.(podsync.CreateSandbox); ok {
-		w.k.Log.Debug("sandbox made", "pod", podsync.Format(w.pod))
 	}
 }
 
@@ -232,7 +232,7 @@ func (w *worker) report(pod *v1.Pod, seen podsync.Seen, plan podsync.Plan, evict
 	})
 	remove := plan.Stage == podsync.Stopped && pod.DeletionTimestamp != nil
 	w.mu.Lock()
-	same := w.status != nil && equality.Semantic.DeepEqual(w.pod.Status, next)
+	same := w.status != nil && !w.static && equality.Semantic.DeepEqual(w.pod.Status, next)
 	w.status = &next
 	w.mu.Unlock()
 	if same && (!remove || w.removed) {
