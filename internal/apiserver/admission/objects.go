@@ -47,6 +47,9 @@ func Default(d Deps) Chain {
 		Priority(d.Objects),
 		DefaultTolerationSeconds(),
 		RuntimeClass(d.Objects),
+		CertificateApproval(d.Authorizer),
+		CertificateSigning(d.Authorizer),
+		CertificateSubjectRestriction(),
 		RBACEscalation(d.Rules, d.Authorizer),
 	}
 }

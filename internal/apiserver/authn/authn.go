@@ -109,7 +109,8 @@ func (a WithAnonymous) Authenticate(r *http.Request) (*request.User, bool, error
 // Tokens asks each token authenticator in turn.
 type Tokens []TokenAuthenticator
 
-// AuthenticateToken returns the first user found.
+// AuthenticateToken returns the first user found, as a member of
+// system:authenticated.
 func (t Tokens) AuthenticateToken(ctx context.Context, token string, audiences []string) (*request.User, []string, bool, error) {
 	var errs []error
 	for _, a := range t {
@@ -117,7 +118,7 @@ func (t Tokens) AuthenticateToken(ctx context.Context, token string, audiences [
 		if err != nil {
 			errs = append(errs, err)
 		} else if ok {
-			return user, meantFor, true, nil
+			return authenticated(user), meantFor, true, nil
 		}
 	}
 	return nil, nil, false, errors.Join(errs...)

@@ -193,6 +193,13 @@ func TestTokenFile(t *testing.T) {
 	if _, _, ok, _ := tokens.AuthenticateToken(context.Background(), "secret1", []string{"vault"}); ok {
 		t.Error("good for another audience")
 	}
+	if _, _, ok, _ := list.AuthenticateToken(context.Background(), "secret1", []string{"vault"}); ok {
+		t.Error("good for another audience, bare")
+	}
+	all := Tokens{tokens}
+	if user, _, _, _ := all.AuthenticateToken(context.Background(), "secret1", nil); !user.InGroup(request.GroupAuthenticated) {
+		t.Errorf("groups %v", user.Groups)
+	}
 	for _, bad := range []string{"a,b\n", ",b,c\n", "a,b,c\na,d,e\n"} {
 		if _, err := ParseTokenFile([]byte(bad)); err == nil {
 			t.Errorf("%q is taken", bad)

@@ -34,10 +34,11 @@ type BootstrapTokens struct{ Objects Reader }
 var errBootstrap = errors.New("bootstrap token is not valid")
 
 // AuthenticateToken has no opinion about tokens of another form, nor about
-// those whose secret is not there. The tokens name no audience: see Agnostic.
-func (b BootstrapTokens) AuthenticateToken(ctx context.Context, token string, _ []string) (*request.User, []string, bool, error) {
+// those whose secret is not there, nor about anybody's audiences: the tokens
+// name none, see Agnostic.
+func (b BootstrapTokens) AuthenticateToken(ctx context.Context, token string, audiences []string) (*request.User, []string, bool, error) {
 	m := bootstrapToken.FindStringSubmatch(token)
-	if m == nil {
+	if m == nil || len(audiences) > 0 {
 		return nil, nil, false, nil
 	}
 	id := m[1]

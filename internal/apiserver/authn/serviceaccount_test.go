@@ -29,6 +29,7 @@ import (
 
 	"skiff.dev/skiff/internal/apiserver/request"
 	"skiff.dev/skiff/internal/meta"
+	"skiff.dev/skiff/internal/resource"
 )
 
 // objects is a Reader over a map.
@@ -447,5 +448,44 @@ func benchmarkVerify(b *testing.B, warm bool) {
 		if _, _, ok, err := w.try(token); !ok {
 			b.Fatal(err)
 		}
+	}
+}
+
+// access is resource.Access over a map, as far as the action needs it.
+type access struct {
+	resource.Access
+	objects
+	dry bool
+}
+
+func (a access) Get(ctx context.Context, gr schema.GroupResource, key meta.Key) (meta.Object, error) {
+	return a.objects.Get(ctx, gr, key)
+}
+
+func (a access) DryRun() bool { return a.dry }
+
+func TestTokenAction(t *testing.T) {
+	w := newWorld(t, ecKey(t, elliptic.P256()))
+	action := TokenAction(w.issuer)
+	for _, dry := range []bool{false, true} {
+		body := action.Body()
+		out, err := action.Do(context.Background(), access{objects: w.objects, dry: dry}, meta.KeyOf(w.sa), body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := out.(*authenticationv1.TokenRequest)
+		if (got.Status.Token == "") != dry || got.Name != "robot" || *got.Spec.ExpirationSeconds != defaultExpirationSeconds {
+			t.Errorf("dry %v: %+v", dry, got)
+		}
+		if diff := cmp.Diff(&authenticationv1.TokenRequest{}, body); diff != "" {
+			t.Errorf("changed what it was given: %s", diff)
+		}
+	}
+	body := &authenticationv1.TokenRequest{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+	if _, err := action.Do(context.Background(), access{objects: w.objects}, meta.KeyOf(w.sa), body); !apierrors.IsBadRequest(err) {
+		t.Errorf("request for another: %v", err)
+	}
+	if _, err := action.Do(context.Background(), access{objects: objects{}}, meta.KeyOf(w.sa), action.Body()); !apierrors.IsNotFound(err) {
+		t.Errorf("no such service account: %v", err)
 	}
 }

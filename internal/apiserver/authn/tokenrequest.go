@@ -42,7 +42,14 @@ func TokenAction(issuer *Issuer) *resource.Action {
 			if !ok {
 				return nil, apierrors.NewBadRequest(fmt.Sprintf("not a TokenRequest: %T", body))
 			}
-			return TokenRequest(ctx, issuer, a, key, req)
+			out, err := TokenRequest(ctx, issuer, a, key, req)
+			if err != nil {
+				return nil, err // and not a nil *TokenRequest
+			}
+			if a.DryRun() {
+				out.Status.Token = "" // a token that was issued could be used
+			}
+			return out, nil
 		},
 	}
 }
@@ -50,7 +57,7 @@ func TokenAction(issuer *Issuer) *resource.Action {
 // TokenRequest answers req for the service account of key. req is not changed.
 func TokenRequest(ctx context.Context, issuer *Issuer, objects Reader, key meta.Key, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	out := req.DeepCopy()
-	if err := prepareTokenRequest(ctx, issuer, key, out); err != nil {
+	if err := prepareTokenRequest(issuer, key, out); err != nil {
 		return nil, err
 	}
 	obj, err := objects.Get(ctx, serviceAccounts, key)
@@ -86,7 +93,7 @@ func TokenRequest(ctx context.Context, issuer *Issuer, objects Reader, key meta.
 }
 
 // prepareTokenRequest sets the defaults of req and validates it.
-func prepareTokenRequest(_ context.Context, issuer *Issuer, key meta.Key, req *authenticationv1.TokenRequest) error {
+func prepareTokenRequest(issuer *Issuer, key meta.Key, req *authenticationv1.TokenRequest) error {
 	if req.Name == "" {
 		req.Name = key.Name
 	}

@@ -6,10 +6,14 @@
 package bootstrap
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff.dev/skiff/internal/apiserver/authz/rbac"
 )
 
 // Policy is a set of RBAC objects.
@@ -30,7 +34,22 @@ func Default() *Policy {
 	p.certificateRoles()
 	p.controllerRoles()
 	p.namespacedRoles()
+	p.fillAggregated()
 	return p
+}
+
+// fillAggregated gives the aggregated roles the rules they begin with, so that
+// they work before the aggregation controller first runs. A role comes after
+// those that it is made of.
+func (p *Policy) fillAggregated() {
+	for _, name := range []string{"view", "edit", "admin"} {
+		i := slices.IndexFunc(p.ClusterRoles, func(r *rbacv1.ClusterRole) bool { return r.Name == name })
+		rules, err := rbac.Aggregate(p.ClusterRoles[i], slices.Values(p.ClusterRoles))
+		if err != nil {
+			panic(fmt.Sprintf("the default policy's own selectors are invalid: %v", err))
+		}
+		p.ClusterRoles[i].Rules = rules
+	}
 }
 
 // The sets of verbs that the roles speak of.

@@ -72,6 +72,11 @@ func TestWhoMayWhat(t *testing.T) {
 	nobody := &request.User{Name: request.Anonymous, Groups: []string{request.GroupUnauthenticated}}
 	ann := &request.User{Name: "ann", Groups: []string{request.GroupAuthenticated}}
 	node := &request.User{Name: "system:node:n1", Groups: []string{request.GroupNodes, request.GroupAuthenticated}}
+	for _, role := range []string{"view", "edit", "admin"} {
+		b := &rbacv1.RoleBinding{ObjectMeta: named("dev", role), RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: role}, Subjects: []rbacv1.Subject{user(role + "er")}}
+		a.Changed(rbac.RoleBindings, meta.KeyOf(b), b)
+	}
+	viewer, editor, admin := &request.User{Name: "viewer"}, &request.User{Name: "editer"}, &request.User{Name: "adminer"}
 	on := func(verb, group, resource, sub, namespace, name string) *request.Info {
 		return &request.Info{IsResource: true, Verb: verb, Group: group, Resource: resource, Subresource: sub, Namespace: namespace, Name: name}
 	}
@@ -91,6 +96,15 @@ func TestWhoMayWhat(t *testing.T) {
 		{ann, on("create", "authorization.k8s.io", "subjectaccessreviews", "", "", ""), false},
 		{ann, on("get", "", "pods", "", "default", "p"), false},
 		{ann, at("/metrics"), false},
+		{viewer, on("get", "apps", "deployments", "", "dev", "d"), true},
+		{viewer, on("get", "", "secrets", "", "dev", "s"), false},
+		{viewer, on("get", "apps", "deployments", "", "prod", "d"), false},
+		{editor, on("get", "", "configmaps", "", "dev", "c"), true},
+		{editor, on("create", "", "pods", "exec", "dev", "p"), true},
+		{editor, on("create", rbacv1.GroupName, "rolebindings", "", "dev", ""), false},
+		{admin, on("create", rbacv1.GroupName, "rolebindings", "", "dev", ""), true},
+		{admin, on("update", "", "secrets", "", "dev", "s"), true},
+		{admin, on("update", "", "resourcequotas", "", "dev", "q"), false},
 		{node, on("get", "", "secrets", "", "default", "s"), false},
 		{sa("deployment-controller"), on("create", "apps", "replicasets", "", "x", ""), true},
 		{sa("deployment-controller"), on("create", "", "pods", "", "x", ""), false},
