@@ -248,3 +248,11 @@ func writeAggregated(w http.ResponseWriter, r *http.Request, list *discoveryv2.A
 	w.Header().Set("Vary", "Accept")
 	writeBytes(w, r, http.StatusOK, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", data)
 }
+
+func infosOf(all []*verbs.Resource) []resource.Info {
+	infos := make([]resource.Info, len(all))
+	for i, r := range all {
+		infos[i] = r.Info()
+	}
+	return infos
+}

@@ -40,6 +40,8 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 		serveChecks(w, r, first, rest, s.Live)
 	case "readyz":
 		serveChecks(w, r, first, rest, append([]Check{{Name: "shutdown", Do: s.notDraining}}, s.Ready...))
+	case "openapi":
+		s.openapi.ServeHTTP(w, r)
 	case "api", "apis":
 		s.serveDiscovery(w, r, p)
 	default:

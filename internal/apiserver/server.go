@@ -18,6 +18,7 @@ import (
 
 	"skiff.dev/skiff/internal/apiserver/authn"
 	"skiff.dev/skiff/internal/apiserver/authz"
+	"skiff.dev/skiff/internal/apiserver/openapi"
 	"skiff.dev/skiff/internal/apiserver/request"
 	"skiff.dev/skiff/internal/apiserver/verbs"
 )
@@ -47,6 +48,7 @@ type Server struct {
 	Config
 	engine       *verbs.Engine
 	discovery    discovery
+	openapi      http.Handler
 	watches      atomic.Int64
 	podTransport http.RoundTripper // to pods and services
 	draining     context.Context   // done once the server drains
@@ -61,6 +63,7 @@ func New(cfg Config) *Server {
 	s := &Server{Config: cfg, engine: cfg.Engine, podTransport: newPodTransport()}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.discovery = newDiscovery(cfg.Engine.Resources())
+	s.openapi = openapi.New(infosOf(cfg.Engine.Resources()))
 	return s
 }
 

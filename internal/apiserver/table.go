@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -9,6 +10,7 @@ import (
 
 	"skiff.dev/skiff/internal/apiserver/verbs"
 	"skiff.dev/skiff/internal/meta"
+	"skiff.dev/skiff/internal/resource"
 )
 
 // Tables are how kubectl get shows things: the server, which knows the kind,
@@ -17,11 +19,13 @@ import (
 func tableHead(res *verbs.Resource) *metav1.Table {
 	t := &metav1.Table{
 		TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "Table"},
-		ColumnDefinitions: []metav1.TableColumnDefinition{{
-			Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
-		}},
 	}
 	columns := res.Info().Columns
+	if !ownName(columns) {
+		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{
+			Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
+		})
+	}
 	for _, c := range columns {
 		d := metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description}
 		if c.Wide {
@@ -37,6 +41,11 @@ func tableHead(res *verbs.Resource) *metav1.Table {
 	return t
 }
 
+// ownName reports whether the kind places the name among its columns itself.
+func ownName(columns []resource.ColumnInfo) bool {
+	return slices.ContainsFunc(columns, func(c resource.ColumnInfo) bool { return c.Name == "Name" })
+}
+
 func tableRow(res *verbs.Resource, obj meta.Object, include metav1.IncludeObjectPolicy) metav1.TableRow {
 	cells := res.Cells(obj)
 	if len(cells) == 0 {
@@ -45,7 +54,10 @@ func tableRow(res *verbs.Resource, obj meta.Object, include metav1.IncludeObject
 	for i, c := range cells {
 		cells[i] = cell(c)
 	}
-	row := metav1.TableRow{Cells: append([]any{obj.GetName()}, cells...)}
+	if !ownName(res.Info().Columns) {
+		cells = append([]any{obj.GetName()}, cells...)
+	}
+	row := metav1.TableRow{Cells: cells}
 	switch include {
 	case metav1.IncludeNone:
 	case metav1.IncludeObject:
