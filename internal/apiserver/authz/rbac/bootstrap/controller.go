@@ -12,6 +12,7 @@ func (p *Policy) controller(name string, rules ...rbacv1.PolicyRule) {
 
 func (p *Policy) controllerRoles() {
 	p.workloadControllers()
+	p.deviceControllers()
 	p.storageControllers()
 	p.networkControllers()
 	p.clusterControllers()
@@ -90,6 +91,9 @@ func (p *Policy) workloadControllers() {
 		events(),
 		can("delete list update watch").on("", "persistentvolumeclaims"))
 	p.controller("ttl-after-finished-controller", can("delete get list watch").on("batch", "jobs"), events())
+}
+
+func (p *Policy) deviceControllers() {
 	p.controller("resource-claim-controller",
 		can(read).on("", "pods"),
 		can("update").on("", "pods/finalizers"),
