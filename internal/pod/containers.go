@@ -69,7 +69,6 @@ func (v *validator) validateEphemeralContainers(r *check.Report) {
 		e, at := &v.spec.EphemeralContainers[i], r.Index(i)
 		c := (*corev1.Container)(&e.EphemeralContainerCommon)
 		v.validateName(at.At("name"), c.Name)
-		validateImage(at.At("image"), c.Image)
 		v.validateContainer(at, c)
 		if t := e.TargetContainerName; t != "" && !targets[t] {
 			at.At("targetContainerName").NotFound(t)
@@ -125,6 +124,7 @@ func (v *validator) validateName(r *check.Report, name string) {
 
 // validateContainer checks what containers of every kind have in common.
 func (v *validator) validateContainer(r *check.Report, c *corev1.Container) {
+	r.At("image").RequiredString(c.Image)
 	check.RequiredOneOf(r.At("terminationMessagePolicy"), c.TerminationMessagePolicy,
 		corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)
 	v.validatePorts(r.At("ports"), c.Ports)

@@ -138,18 +138,18 @@ func validateFieldRef(r *check.Report, ref *corev1.ObjectFieldSelector, allowed 
 	if !r.At("apiVersion").RequiredString(ref.APIVersion) || !r.At("fieldPath").RequiredString(ref.FieldPath) {
 		return
 	}
-	at := r.At("fieldPath")
 	if path, key, ok := Subscript(ref.FieldPath); ok {
 		switch path {
 		case "metadata.annotations":
-			at.Each(key, validation.IsQualifiedName(strings.ToLower(key)))
+			r.Each(strings.ToLower(key), validation.IsQualifiedName(strings.ToLower(key)))
 		case "metadata.labels":
-			at.Each(key, validation.IsQualifiedName(key))
+			r.Each(key, validation.IsQualifiedName(key))
 		default:
-			at.Invalid(path, "does not support subscript")
+			r.Invalid(path, "does not support subscript")
 		}
 		return
 	}
+	at := r.At("fieldPath")
 	if ref.APIVersion != "v1" {
 		at.Invalid(ref.FieldPath, "error converting fieldPath: unsupported pod version: "+ref.APIVersion)
 		return

@@ -25,8 +25,7 @@ func (v *validator) validateNetwork(r *check.Report) {
 		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
 	validateDNSConfig(r.At("dnsConfig"), s.DNSConfig, s.DNSPolicy)
 	if s.HostNetwork {
-		validateHostNetwork(r.At("containers"), s.Containers)
-		validateHostNetwork(r.At("initContainers"), s.InitContainers)
+		v.validateHostNetwork(r.At("containers"))
 	}
 	if s.Hostname != "" {
 		r.At("hostname").Each(s.Hostname, validation.IsDNS1123Label(s.Hostname))
@@ -56,13 +55,14 @@ func (v *validator) validateNetwork(r *check.Report) {
 	}
 }
 
-// validateHostNetwork: on the host's network a container port is a host port.
-func validateHostNetwork(r *check.Report, containers []corev1.Container) {
-	for i := range containers {
-		for j, p := range containers[i].Ports {
-			if p.HostPort != p.ContainerPort {
-				r.Index(i).At("ports").Index(j).At("containerPort").Invalid(p.ContainerPort,
-					"must match `hostPort` when `hostNetwork` is true")
+// validateHostNetwork: on the host's network a container port is a host port. A
+// template may leave it out, since the pod made of it gets it by default.
+func (v *validator) validateHostNetwork(r *check.Report) {
+	for i := range v.spec.Containers {
+		for j, p := range v.spec.Containers[i].Ports {
+			if p.HostPort != p.ContainerPort && (v.meta != nil || p.HostPort != 0) {
+				r.Index(i).At("ports").Index(j).At("hostPort").Invalid(p.HostPort,
+					"must match `containerPort` when `hostNetwork` is true")
 			}
 		}
 	}

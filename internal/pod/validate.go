@@ -150,27 +150,19 @@ func (v *validator) validateResourceClaims(r *check.Report) {
 	}
 }
 
-// validateImageReferences requires in a pod what a template may leave to
-// admission: the images of containers and image volumes.
+// validateImageReferences asks of a pod what a template need not satisfy, since
+// admission may see to it: images without blanks, image volumes with a reference.
 func validateImageReferences(r *check.Report, spec *corev1.PodSpec) {
-	for i := range spec.InitContainers {
-		validateImage(r.At("initContainers").Index(i).At("image"), spec.InitContainers[i].Image)
-	}
-	for i := range spec.Containers {
-		validateImage(r.At("containers").Index(i).At("image"), spec.Containers[i].Image)
-	}
+	v := &validator{spec: spec}
+	v.eachContainer(r, func(at *check.Report, c *corev1.Container) {
+		if strings.TrimSpace(c.Image) != c.Image {
+			at.At("image").Invalid(c.Image, "must not have leading or trailing whitespace")
+		}
+	})
 	for i := range spec.Volumes {
 		if img := spec.Volumes[i].Image; img != nil {
 			r.At("volumes").Index(i).At("image", "reference").RequiredString(img.Reference)
 		}
-	}
-}
-
-func validateImage(r *check.Report, image string) {
-	if image == "" {
-		r.Required("")
-	} else if strings.TrimSpace(image) != image {
-		r.Invalid(image, "must not have leading or trailing whitespace")
 	}
 }
 

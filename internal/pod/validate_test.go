@@ -125,3 +125,68 @@ func TestValidateCreate(t *testing.T) {
 		})
 	}
 }
+
+func TestValidateTemplate(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*corev1.PodTemplateSpec)
+		want   []string
+	}{
+		{"host network leaves host ports to the pod", func(t *corev1.PodTemplateSpec) {
+			t.Spec.HostNetwork = true
+			t.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, Protocol: corev1.ProtocolTCP}}
+		}, nil},
+		{"host network with another host port", func(t *corev1.PodTemplateSpec) {
+			t.Spec.HostNetwork = true
+			t.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 81, Protocol: corev1.ProtocolTCP}}
+		}, []string{"spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort` when `hostNetwork` is true"}},
+		{"no image", func(t *corev1.PodTemplateSpec) { t.Spec.Containers[0].Image = "" },
+			[]string{"spec.containers[0].image: Required value"}},
+		{"bad label", func(t *corev1.PodTemplateSpec) { t.Labels = map[string]string{"a b": "c"} },
+			[]string{`metadata.labels: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')`}},
+		{"match label key that the selector has", func(t *corev1.PodTemplateSpec) {
+			t.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule,
+				LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, MatchLabelKeys: []string{"app"}}}
+		}, []string{`spec.topologySpreadConstraints[0].matchLabelKeys[0]: Invalid value: "app": exists in both matchLabelKeys and labelSelector`}},
+		{"projected files that collide", func(t *corev1.PodTemplateSpec) {
+			items := []corev1.KeyToPath{{Key: "k", Path: "p"}}
+			t.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}, Items: items}},
+				{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "c"}, Items: items}},
+			}}}}}
+		}, []string{`spec.volumes[0].projected: Invalid value: "c": conflicting duplicate paths`}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := simple()
+			template := &corev1.PodTemplateSpec{Spec: p.Spec}
+			tc.change(template)
+			r := check.NewReport()
+			ValidateTemplate(r, template, nil)
+			if diff := cmp.Diff(tc.want, faults(r)); diff != "" {
+				t.Error(diff)
+			}
+			again := check.NewReport()
+			ValidateTemplate(again, template, template.DeepCopy())
+			if again.Failed() {
+				t.Errorf("an unchanged template is refused: %v", again.Errors())
+			}
+		})
+	}
+}
+
+func TestResolveLabelKeys(t *testing.T) {
+	p := simple()
+	p.Labels = map[string]string{"hash": "h1"}
+	p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule,
+		LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, MatchLabelKeys: []string{"hash", "absent"}}}
+	ResolveLabelKeys(p)
+	want := []metav1.LabelSelectorRequirement{{Key: "hash", Operator: metav1.LabelSelectorOpIn, Values: []string{"h1"}}}
+	if diff := cmp.Diff(want, p.Spec.TopologySpreadConstraints[0].LabelSelector.MatchExpressions); diff != "" {
+		t.Error(diff)
+	}
+	r := check.NewReport()
+	ValidateCreate(r, p)
+	if r.Failed() {
+		t.Errorf("the server's own selector is refused: %v", r.Errors())
+	}
+}

@@ -75,7 +75,7 @@ func (v *validator) sources(vol *corev1.Volume) []source {
 		{"downwardAPI", vol.DownwardAPI != nil, func(r *check.Report) {
 			validateMode(r.At("defaultMode"), vol.DownwardAPI.DefaultMode)
 			for i := range vol.DownwardAPI.Items {
-				validateDownwardFile(r.At("items").Index(i), &vol.DownwardAPI.Items[i])
+				validateDownwardFile(r, &vol.DownwardAPI.Items[i])
 			}
 		}},
 		{"configMap", vol.ConfigMap != nil, func(r *check.Report) {
@@ -133,6 +133,8 @@ func validateItems(r *check.Report, items []corev1.KeyToPath) {
 	}
 }
 
+// validateDownwardFile reports at the volume, as upstream does: its errors do
+// not say which item they are about.
 func validateDownwardFile(r *check.Report, f *corev1.DownwardAPIVolumeFile) {
 	if r.At("path").RequiredString(f.Path) {
 		r.At("path").FileName(f.Path)

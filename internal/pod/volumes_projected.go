@@ -12,32 +12,34 @@ import (
 
 // validateProjected checks the sources of a projected volume and that no two
 // write the same file.
-func validateProjected(r *check.Report, p *corev1.ProjectedVolumeSource) {
-	validateMode(r.At("defaultMode"), p.DefaultMode)
-	paths := map[string]bool{}
-	for i := range p.Sources {
-		validateProjection(r.At("sources").Index(i), &p.Sources[i], paths)
+func validateProjected(r *check.Report, v *corev1.ProjectedVolumeSource) {
+	validateMode(r.At("defaultMode"), v.DefaultMode)
+	p := projection{volume: r, paths: map[string]bool{}}
+	for i := range v.Sources {
+		p.source(r.At("sources").Index(i), &v.Sources[i])
 	}
 }
 
-// projection collects what a projected source is checked for.
+// projection is what the sources of one projected volume share.
 type projection struct {
-	paths map[string]bool // of the whole volume
+	volume *check.Report
+	paths  map[string]bool // the files so far
 }
 
-// file notes the path of a file, which must be the only one with it.
-func (p projection) file(r *check.Report, path string) {
+// file notes the path of a file, which must be the only one with it; the error
+// is the volume's and shows value.
+func (p projection) file(path string, value any) {
 	if path == "" {
 		return
 	}
 	if p.paths[path] {
-		r.Invalid(path, duplicatePath)
+		p.volume.Invalid(value, duplicatePath)
 	}
 	p.paths[path] = true
 }
 
-func validateProjection(r *check.Report, s *corev1.VolumeProjection, paths map[string]bool) {
-	p, n := projection{paths}, 0
+func (p projection) source(r *check.Report, s *corev1.VolumeProjection) {
+	n := 0
 	next := func(field string) (*check.Report, bool) {
 		if n++; n > 1 {
 			r.At(field).Forbidden(moreVolumes)
@@ -59,7 +61,7 @@ func validateProjection(r *check.Report, s *corev1.VolumeProjection, paths map[s
 			for i := range s.DownwardAPI.Items {
 				f := &s.DownwardAPI.Items[i]
 				validateDownwardFile(at, f)
-				p.file(r, f.Path)
+				p.file(f.Path, f.Path)
 			}
 		}
 	}
@@ -82,9 +84,9 @@ func validateProjection(r *check.Report, s *corev1.VolumeProjection, paths map[s
 
 func (p projection) items(r *check.Report, name string, items []corev1.KeyToPath) {
 	r.At("name").RequiredString(name)
-	validateItems(r, items)
+	validateItems(r.At("items"), items)
 	for i := range items {
-		p.file(r, items[i].Path)
+		p.file(items[i].Path, name)
 	}
 }
 
@@ -105,7 +107,7 @@ func (p projection) token(r *check.Report, t *corev1.ServiceAccountTokenProjecti
 	}
 	if r.At("path").RequiredString(t.Path) {
 		r.At("path").FileName(t.Path)
-		p.file(r, t.Path)
+		p.file(t.Path, t.Path)
 	}
 }
 
@@ -130,7 +132,7 @@ func (p projection) trustBundle(r *check.Report, b *corev1.ClusterTrustBundlePro
 	}
 	if r.At("path").RequiredString(b.Path) {
 		r.At("path").FileName(b.Path)
-		p.file(r, b.Path)
+		p.file(b.Path, b.Path)
 	}
 }
 
@@ -178,7 +180,7 @@ func (p projection) certificate(r *check.Report, c *corev1.PodCertificateProject
 		}
 		written++
 		r.At(f.field).FileName(f.path)
-		p.file(r.At(f.field), f.path)
+		p.file(f.path, f.path)
 	}
 	if written == 0 {
 		r.Required("specify at least one of credentialBundlePath, keyPath, and certificateChainPath")
