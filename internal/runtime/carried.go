@@ -4,22 +4,26 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"skiff.dev/skiff/internal/runtime/carried"
 )
 
 // The programs inside the binary, by the names under which they are extracted.
 const (
-	runcName  = "runc"
-	shimName  = "containerd-shim-runc-v2"
-	pauseName = "pause"
+	containerdName = "containerd"
+	runcName       = "runc"
+	shimName       = "containerd-shim-runc-v2"
+	pauseName      = "pause"
 )
 
 // ErrNotCarried means that this binary was built without the runtime's programs.
@@ -29,7 +33,7 @@ var ErrNotCarried = errors.New("this skiff binary was built without the containe
 // Carried tells whether the programs are inside this binary; the error is ErrNotCarried with the name
 // of the first that is missing.
 func Carried() error {
-	for _, name := range []string{runcName, shimName, pauseName} {
+	for _, name := range []string{containerdName, runcName, shimName, pauseName} {
 		if _, err := carried.Lookup(name); err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)
 		}
@@ -37,21 +41,34 @@ func Carried() error {
 	return nil
 }
 
+// extracted is what extract remembers of a file: its checksum when it was written, and the marks that
+// change when anybody writes, replaces or chmods it, so that it need not be read at every start.
+type extracted struct {
+	SHA256 string `json:"sha256"`
+	Inode  uint64 `json:"inode"`
+	Size   int64  `json:"size"`
+	Change int64  `json:"change"` // ctime, ns
+}
+
 // extract brings the programs of the binary to dir, mode 0700. A file that is there and whole is left
 // alone; one that is not is replaced by rename, so that a running program keeps its old text.
 func extract(dir string) error {
-	for _, name := range []string{runcName, shimName} {
+	record := filepath.Join(dir, "extracted.json")
+	before := map[string]extracted{}
+	if data, err := os.ReadFile(record); err == nil {
+		_ = json.Unmarshal(data, &before) // what cannot be read is extracted again
+	}
+	after := map[string]extracted{}
+	for _, name := range []string{containerdName, runcName, shimName} {
 		p, err := carried.Lookup(name)
 		if err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)
 		}
 		path := filepath.Join(dir, name)
-		sum, err := sumOf(path)
-		if err == nil && sum == p.SHA256 {
+		marks, err := marksOf(path, p.SHA256)
+		if err == nil && marks == before[name] {
+			after[name] = marks
 			continue
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("checking %s: %w", path, err)
 		}
 		data, err := unpack(p)
 		if err != nil {
@@ -60,8 +77,30 @@ func extract(dir string) error {
 		if err := replace(path, data); err != nil {
 			return fmt.Errorf("extracting the carried %s: %w", name, err)
 		}
+		if after[name], err = marksOf(path, p.SHA256); err != nil {
+			return fmt.Errorf("extracting the carried %s: %w", name, err)
+		}
+	}
+	if maps.Equal(before, after) {
+		return nil
+	}
+	data, err := json.Marshal(after)
+	if err == nil {
+		err = os.WriteFile(record, data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("recording the extracted programs: %w", err)
 	}
 	return nil
+}
+
+// marksOf reads a file's marks; the checksum is the one it had when it was written.
+func marksOf(path, sum string) (extracted, error) {
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err != nil {
+		return extracted{}, err
+	}
+	return extracted{SHA256: sum, Inode: stat.Ino, Size: stat.Size, Change: stat.Ctim.Nano()}, nil
 }
 
 // unpack decompresses a carried program and verifies it.
@@ -79,19 +118,6 @@ func unpack(p carried.Program) ([]byte, error) {
 		return nil, errors.New("its checksum does not match")
 	}
 	return data, nil
-}
-
-func sumOf(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // replace writes an executable file under a temporary name and renames it into place.

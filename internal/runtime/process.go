@@ -21,7 +21,7 @@ import (
 	"skiff.dev/skiff/internal/cgroup/pidfd"
 )
 
-// lockEnv tells the child that lockFD is its lock.
+// lockEnv tells containerd that descriptor 3 is its lock.
 const lockEnv = "SKIFF_RUNTIME_LOCK"
 
 // maxLog is the size at which containerd's log is moved aside when containerd starts.
@@ -45,17 +45,12 @@ type record struct {
 	Fingerprint string `json:"fingerprint"`
 }
 
-// fingerprint identifies a program and a configuration.
-func fingerprint(config []byte) (string, error) {
-	self, err := os.Stat("/proc/self/exe")
-	if err != nil {
-		return "", fmt.Errorf("looking at the running program: %w", err)
-	}
+// fingerprint identifies a program, by its checksum, and a configuration.
+func fingerprint(program string, config []byte) string {
 	h := sha256.New()
-	stat, _ := self.Sys().(*syscall.Stat_t)
-	fmt.Fprintf(h, "%d %d %d %d\n", stat.Dev, stat.Ino, self.Size(), self.ModTime().UnixNano())
+	fmt.Fprintln(h, program)
 	h.Write(config)
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // startOf returns a process's start time, field 22 of its stat file.
@@ -99,15 +94,7 @@ func spawn(l layout, locked *os.File, fingerprint string) (*process, error) {
 		return nil, fmt.Errorf("starting containerd: %w", err)
 	}
 	defer logFile.Close()
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("starting containerd: %w", err)
-	}
-	if _, err := os.Stat(self); err != nil {
-		self = "/proc/self/exe" // replaced by an upgrade while running
-	}
-	cmd := exec.Command(self, "--config", l.config)
-	cmd.Args[0] = childName
+	cmd := exec.Command(filepath.Join(l.bin, containerdName), "--config", l.config)
 	cmd.Dir = l.data
 	cmd.Env = append(l.environment(), lockEnv+"=1")
 	cmd.Stdout, cmd.Stderr = logFile, logFile
@@ -230,7 +217,7 @@ func findContainerd(l layout) ([]int, error) {
 	return findProcesses(func(_ string, args []string) bool {
 		for i, a := range args {
 			if a == "--config" && i+1 < len(args) && args[i+1] == l.config {
-				return filepath.Base(args[0]) == childName
+				return filepath.Base(args[0]) == containerdName
 			}
 		}
 		return false

@@ -1,5 +1,5 @@
-// Package runtime is the container runtime that ships inside skiff: containerd, run as a child process
-// from the same binary, with the runc, shim and pause that the binary carries. Start brings it up (or
+// Package runtime is the container runtime that ships inside skiff: the containerd, runc, shim and pause
+// that the binary carries, the first run as a child process. Start brings it up (or
 // takes over one that is running), keeps it running, and gives its CRI socket; containers survive the
 // end of containerd and of skiff, since their shims live in sessions of their own. Reset ends all that
 // belongs to a data directory, also when nothing of skiff runs any more.
@@ -25,6 +25,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"skiff.dev/skiff/internal/image"
+	"skiff.dev/skiff/internal/runtime/carried"
 )
 
 const (
@@ -107,9 +108,11 @@ func (r *Runtime) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	if r.fingerprint, err = fingerprint(config); err != nil {
-		return err
+	program, err := carried.Lookup(containerdName)
+	if err != nil {
+		return fmt.Errorf("%w: %s", ErrNotCarried, containerdName)
 	}
+	r.fingerprint = fingerprint(program.SHA256, config)
 	if err := os.WriteFile(l.config, config, 0o600); err != nil {
 		return fmt.Errorf("writing containerd's configuration: %w", err)
 	}

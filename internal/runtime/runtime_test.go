@@ -23,24 +23,16 @@ import (
 	"skiff.dev/skiff/internal/mount"
 )
 
-// TestMain lets the test binary become containerd, as skiff's own main does.
-func TestMain(m *testing.M) {
-	if handled, code := Reexec(os.Args); handled {
-		os.Exit(code)
-	}
-	os.Exit(m.Run())
-}
-
 // node is a runtime in a directory of its own, with a CRI client.
 type node struct {
-	*testing.T
+	testing.TB
 	dir    string
 	parent string // the cgroup of its pods
 	rt     *Runtime
 	cri    cri.RuntimeServiceClient
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: needs root to run containers")
@@ -48,7 +40,7 @@ func newNode(t *testing.T) *node {
 	if err := Carried(); err != nil {
 		t.Skip("SKIPPED:", err)
 	}
-	n := &node{T: t, dir: t.TempDir()}
+	n := &node{TB: t, dir: t.TempDir()}
 	n.parent = cgroup.RootOf(n.dir) + "/kubepods/besteffort/pod1"
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -262,7 +254,7 @@ func TestContainersSurvive(t *testing.T) {
 
 func (n *node) shims() []int {
 	n.Helper()
-	pids, err := findProcesses(func(exe string, _ []string) bool { return filepath.Dir(exe) == n.rt.layout.bin })
+	pids, err := findProcesses(func(exe string, _ []string) bool { return exe == filepath.Join(n.rt.layout.bin, shimName) })
 	n.ok(err)
 	return pids
 }

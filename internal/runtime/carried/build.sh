@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what skiff carries inside its binary into bin/: runc and the containerd shim from their Go
+# Builds what skiff carries inside its binary into bin/: containerd, its shim and runc from their Go
 # modules, and pause from pause/pause.c. Quick when nothing changed: the key is made of the modules'
 # versions, the toolchain and the sources here. Needs go, gcc and libseccomp's headers.
 set -eu
@@ -10,7 +10,7 @@ key=$({
 	go version
 	gcc --version | head -n 1
 	grep -E 'opencontainers/|containerd/|libseccomp|cilium/ebpf|golang.org/x/sys|google.golang.org/' "$root/go.mod"
-	cat build.sh pause/pause.c shim/*.go pack/*.go
+	cat build.sh pause/pause.c containerd/*.go shim/*.go pack/*.go
 } | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat bin/key 2>/dev/null)" = "$key" ]; then
 	exit 0
@@ -24,12 +24,14 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 cd "$root"
 
-echo "building the carried runc, shim and pause (only when their versions change)" >&2
+echo "building the carried containerd, runc, shim and pause (only when their versions change)" >&2
 CGO_ENABLED=1 go build -trimpath -tags 'seccomp urfave_cli_no_docs netgo osusergo' \
 	-ldflags '-s -w -linkmode external -extldflags -static' \
 	-o "$tmp/runc" github.com/opencontainers/runc
 CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
 	-o "$tmp/containerd-shim-runc-v2" ./internal/runtime/carried/shim
+CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
+	-o "$tmp/containerd" ./internal/runtime/carried/containerd
 gcc -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables \
 	-Os -s -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro \
 	-o "$tmp/pause" internal/runtime/carried/pause/pause.c
@@ -37,5 +39,5 @@ gcc -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asy
 # The key goes last: an interrupted run leaves none, and the next one starts over.
 out=internal/runtime/carried/bin
 rm -f "$out/key"
-go run ./internal/runtime/carried/pack "$out" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/pause"
+go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/pause"
 printf '%s' "$key" >"$out/key"

@@ -1,4 +1,4 @@
-// Package carried holds the programs that skiff takes with it: runc, the containerd shim and pause,
+// Package carried holds the programs that skiff takes with it: containerd, its shim, runc and pause,
 // each compressed with zstd, as build.sh left them in bin/. In a checkout where build.sh has not run
 // the directory is empty, the package still compiles, and Lookup says that nothing is there.
 //

@@ -1,10 +1,14 @@
-package runtime
+// Command containerd is the container runtime daemon that skiff carries and runs: containerd's own
+// command, with an explicit list of the parts it is made of and a small heap. It is built by
+// carried/build.sh and carried, compressed, inside the skiff binary; started by internal/runtime.
+//
+// It reads the configuration file it is given, and writes containerd's root and state directories.
+package main
 
 import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"syscall"
 
@@ -53,39 +57,26 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/transfer"
 )
 
-// childName is the program name and the hidden subcommand by which the binary becomes containerd.
-const childName = "containerd"
+// heapGrowth (GOGC) keeps the heap small: the daemon is idle most of the time and its live heap is a few
+// MiB, so collecting more often costs less than the memory that the default of 100 leaves lying about.
+const heapGrowth = 30
 
-// childGC keeps containerd's heap small: it is idle most of the time, and its live heap is a few MiB, so
-// collecting more often costs less than the memory that the default of 100 leaves lying about.
-const childGC = 30
+// The supervisor hands over, as descriptor 3, the lock that this process holds while it lives, and says
+// so in the environment.
+const (
+	lockFD  = 3
+	lockEnv = "SKIFF_RUNTIME_LOCK"
+)
 
-// lockFD is where a child started by Start finds the lock it holds while it lives.
-const lockFD = 3
-
-// Reexec runs containerd when args, those of the process, ask for it: as the program's name, or as the
-// first argument. It must be the first call of main. When handled, exitCode is that of the process.
-func Reexec(args []string) (handled bool, exitCode int) {
-	switch {
-	case len(args) > 0 && filepath.Base(args[0]) == childName:
-		return true, Main(args)
-	case len(args) > 1 && args[1] == childName:
-		return true, Main(args[1:])
-	}
-	return false, 0
-}
-
-// Main is containerd's main function; args[0] is the program's name.
-func Main(args []string) int {
+func main() {
 	if os.Getenv(lockEnv) != "" {
 		// The lock ends with this process: the shims must not inherit it.
 		syscall.CloseOnExec(lockFD)
 		_ = os.Unsetenv(lockEnv) // fails only for malformed names
 	}
-	debug.SetGCPercent(childGC)
-	if err := command.App().Run(context.Background(), args); err != nil {
+	debug.SetGCPercent(heapGrowth)
+	if err := command.App().Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
-		return 1
+		os.Exit(1)
 	}
-	return 0
 }

@@ -1,0 +1,102 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// memory returns the resident memory of processes in MiB, the part of it that is theirs when each page
+// is divided by those who share it (PSS), and the part that is no file.
+func (n *node) memory(pids ...int) (rss, pss, anon float64) {
+	n.Helper()
+	for _, pid := range pids {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		n.ok(err)
+		for line := range strings.Lines(string(data)) {
+			for name, sum := range map[string]*float64{"Rss": &rss, "Pss": &pss, "Anonymous": &anon} {
+				var kib float64
+				if _, err := fmt.Sscanf(line, name+": %f", &kib); err == nil {
+					*sum += kib / 1024
+				}
+			}
+		}
+	}
+	return rss, pss, anon
+}
+
+// otherShim puts the shim that SKIFF_BENCH_SHIM names in place of the carried one, to compare them.
+func (n *node) otherShim() {
+	n.Helper()
+	if other := os.Getenv("SKIFF_BENCH_SHIM"); other != "" {
+		data, err := os.ReadFile(other)
+		n.ok(err)
+		n.ok(replace(filepath.Join(n.rt.layout.bin, shimName), data))
+	}
+}
+
+// BenchmarkPodStart measures RunPodSandbox, CreateContainer and StartContainer of one pod after the
+// other, on the host's network and with the image present.
+func BenchmarkPodStart(b *testing.B) {
+	n := newNode(b)
+	n.otherShim()
+	n.image(probeImage)
+	var took, sandboxTook []time.Duration
+	for i := 0; b.Loop(); i++ {
+		began := time.Now()
+		sandbox, config := n.sandbox(fmt.Sprintf("pod-%d", i))
+		sandboxTook = append(sandboxTook, time.Since(began))
+		n.container(sandbox, config, "c", probeImage)
+		took = append(took, time.Since(began))
+		b.StopTimer()
+		_, err := n.cri.StopPodSandbox(b.Context(), &cri.StopPodSandboxRequest{PodSandboxId: sandbox})
+		n.ok(err)
+		_, err = n.cri.RemovePodSandbox(b.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: sandbox})
+		n.ok(err)
+		b.StartTimer()
+	}
+	slices.Sort(took)
+	slices.Sort(sandboxTook)
+	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Milliseconds()), "p99-ms")
+	b.ReportMetric(float64(sandboxTook[len(sandboxTook)/2].Milliseconds()), "sandbox-p50-ms")
+}
+
+// BenchmarkFootprint measures the resident memory of an idle node with 20 pods.
+func BenchmarkFootprint(b *testing.B) {
+	n := newNode(b)
+	n.otherShim()
+	fresh, _, _ := n.memory(n.rt.Pid())
+	n.image(probeImage)
+	const pods = 20
+	began := time.Now()
+	for i := range pods {
+		sandbox, config := n.sandbox(fmt.Sprintf("pod-%d", i))
+		n.container(sandbox, config, "c", probeImage)
+	}
+	b.ReportMetric(float64(time.Since(began).Milliseconds())/pods, "ms/pod")
+	time.Sleep(35 * time.Second) // a benchmark of what stays: the shims return memory every 30 s
+	for b.Loop() {
+		n.cri.Version(b.Context(), &cri.VersionRequest{}) //nolint:errcheck // only keeps the loop from being empty
+	}
+	report := func(what string, pids ...int) {
+		rss, pss, anon := n.memory(pids...)
+		b.ReportMetric(rss, "MiB-rss-"+what)
+		b.ReportMetric(pss, "MiB-pss-"+what)
+		b.ReportMetric(anon, "MiB-anon-"+what)
+	}
+	b.ReportMetric(fresh, "MiB-rss-containerd-fresh")
+	report("containerd", n.rt.Pid())
+	shims := n.shims()
+	report("shims", shims...)
+	b.ReportMetric(float64(len(shims)), "shims")
+	pauses, err := findProcesses(func(exe string, _ []string) bool { return exe == "/pause" })
+	n.ok(err)
+	report("pauses", pauses...)
+}
