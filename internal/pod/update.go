@@ -246,7 +246,7 @@ func statusOf(list []corev1.ContainerStatus, name string) *corev1.ContainerStatu
 func ValidateEphemeralUpdate(r *check.Report, p, old *corev1.Pod) {
 	validateMetaAndSpec(r, p)
 	if IsMirror(p) {
-		r.Forbidden("static pods do not support ephemeral containers")
+		r.At("").Forbidden("static pods do not support ephemeral containers")
 		return
 	}
 	at := r.At("spec", "ephemeralContainers")
@@ -268,10 +268,10 @@ func ValidateResize(r *check.Report, p, old *corev1.Pod) {
 	spec := r.At("spec")
 	switch {
 	case IsMirror(old):
-		r.Forbidden("static pods cannot be resized")
+		r.At("").Forbidden("static pods cannot be resized")
 		return
 	case old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows:
-		r.Forbidden("windows pods cannot be resized")
+		r.At("").Forbidden("windows pods cannot be resized")
 		return
 	case len(p.Spec.Containers) != len(old.Spec.Containers):
 		spec.At("containers").Forbidden("containers may not be added or removed on resize")
