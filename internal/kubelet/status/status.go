@@ -137,7 +137,9 @@ func (m *maker) container(spec *v1.Container, was v1.ContainerStatus) v1.Contain
 		out.State.Waiting = m.waiting(spec)
 		return out
 	}
-	out.RestartCount = int32(newest.Attempt)
+	if newest.State != podsync.Created { // one that never ran may yet be made again
+		out.RestartCount = max(was.RestartCount, int32(newest.Attempt))
+	}
 	out.ContainerID = m.id(newest.ID)
 	if newest.Image != "" {
 		out.Image = newest.Image
