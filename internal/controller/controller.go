@@ -3,12 +3,13 @@
 // the frame queues, retries with back-off, and runs the reconciles. Per key it
 // remembers what was written and starts the next reconcile only when the
 // caches have seen it (the read-your-writes barrier), so that a reconcile
-// always sees the effects of the one before.
+// always sees the effects of the one before. The first reconciles, and those
+// after a write whose outcome is unknown, wait for caches that are as new as
+// the API, so that neither a restart nor a lost answer makes anything twice.
 package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff.dev/skiff/internal/client"
@@ -40,9 +42,11 @@ type Controller struct {
 	reconcile func(ctx context.Context, key meta.Key) (Result, error)
 
 	queue  *queue
-	tables map[schema.GroupResource]*watchcache.Table
+	tables map[schema.GroupVersionResource]*watchcache.Table
+	group  group
 	mu     sync.Mutex
 	wrote  map[meta.Key]map[schema.GroupResource]int64
+	unsure map[meta.Key]bool // a write of the key may or may not have happened
 }
 
 // An Option adds to a controller.
@@ -52,19 +56,29 @@ type Option func(*Controller)
 // object of primary that is new, has changed, or is concerned by a change of
 // others. Objects that are gone are not reconciled; see Gone.
 func New[T meta.Object](c *client.Client, name string, primary *client.Cache[T], reconcile func(context.Context, T) (Result, error), opts ...Option) *Controller {
-	ctl := &Controller{
-		name: name, client: c, workers: 2, queue: newQueue(),
-		tables: map[schema.GroupResource]*watchcache.Table{},
-		wrote:  map[meta.Key]map[schema.GroupResource]int64{},
-	}
-	ctl.reconcile = func(ctx context.Context, key meta.Key) (Result, error) {
+	ctl := Keyed(c, name, func(ctx context.Context, key meta.Key) (Result, error) {
 		obj, ok := primary.Get(key.Namespace, key.Name)
 		if !ok {
 			return Result{}, nil
 		}
 		return reconcile(ctx, obj)
-	}
+	})
 	Maps(primary, func(ch client.Change[T]) []meta.Key { return []meta.Key{meta.KeyOf(ch.Object())} })(ctl)
+	for _, o := range opts {
+		o(ctl)
+	}
+	return ctl
+}
+
+// Keyed returns a controller whose keys are not those of one kind of object:
+// reconcile is called with the keys that Maps, Follows and Enqueue bring.
+func Keyed(c *client.Client, name string, reconcile func(context.Context, meta.Key) (Result, error), opts ...Option) *Controller {
+	ctl := &Controller{
+		name: name, client: c, workers: 2, queue: newQueue(), reconcile: reconcile,
+		tables: map[schema.GroupVersionResource]*watchcache.Table{},
+		wrote:  map[meta.Key]map[schema.GroupResource]int64{},
+		unsure: map[meta.Key]bool{},
+	}
 	for _, o := range opts {
 		o(ctl)
 	}
@@ -126,6 +140,13 @@ func appendOwner(keys []meta.Key, obj meta.Object, kind string) []meta.Key {
 	return keys
 }
 
+// Gets declares that the controller reads single objects of a resource from
+// the API rather than from a cache.
+func Gets(group, resource string) Option { return Writes(group, resource, "get") }
+
+// Reports declares that the controller records events.
+func Reports() Option { return Writes("", "events", "create", "patch") }
+
 // Writes declares what the controller writes: verbs on a resource, possibly
 // with a subresource ("deployments/status"). Its role is made of it.
 func Writes(group, resource string, verbs ...string) Option {
@@ -135,11 +156,10 @@ func Writes(group, resource string, verbs ...string) Option {
 }
 
 func readRule(gvr schema.GroupVersionResource) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{APIGroups: []string{gvr.Group}, Resources: []string{gvr.Resource}, Verbs: []string{"get", "list", "watch"}}
+	return rbacv1.PolicyRule{APIGroups: []string{gvr.Group}, Resources: []string{gvr.Resource}, Verbs: []string{"list", "watch"}}
 }
 
-// Name returns the controller's name, as in its identity
-// system:serviceaccount:kube-system:<name>-controller.
+// Name returns the controller's name.
 func (c *Controller) Name() string { return c.name }
 
 // Rules returns what the controller declared to read and write.
@@ -148,25 +168,26 @@ func (c *Controller) Rules() []rbacv1.PolicyRule { return c.rules }
 // Enqueue asks for a reconcile of key.
 func (c *Controller) Enqueue(key meta.Key) { c.queue.Add(key) }
 
-// Run opens the caches and reconciles until ctx ends or a cache fails.
+// Go runs f until it returns or Run ends; Run waits for it. It may be called
+// from a reconcile.
+func (c *Controller) Go(f func(ctx context.Context)) { c.group.do(f) }
+
+// Run opens the caches and reconciles until ctx ends or a cache fails. It may
+// be called again after it has returned.
 func (c *Controller) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, s := range c.sources {
-		if err := s.open(ctx, c); err != nil {
-			return fmt.Errorf("starting controller %s: %w", c.name, err)
+	if err := c.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
 		}
-	}
-	for _, s := range c.sources {
-		if err := s.sync(ctx); err != nil {
-			return err
-		}
+		return fmt.Errorf("starting controller %s: %w", c.name, err)
 	}
 	defer c.queue.stop()
-	var wg sync.WaitGroup
 	failed := make(chan error, len(c.sources))
+	c.group.start(ctx)
 	for _, s := range c.sources {
-		wg.Go(func() {
+		c.Go(func(ctx context.Context) {
 			if err := s.follow(ctx, c.queue); err != nil && ctx.Err() == nil {
 				failed <- err
 				cancel()
@@ -174,15 +195,74 @@ func (c *Controller) Run(ctx context.Context) error {
 		})
 	}
 	for range c.workers {
-		wg.Go(func() { c.work(ctx) })
+		c.Go(c.work)
 	}
-	wg.Wait()
+	c.group.wait(ctx)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("controller %s lost its cache: %w", c.name, err)
 	default:
 		return nil
 	}
+}
+
+// open opens the caches and brings them up to what the API has now.
+func (c *Controller) open(ctx context.Context) error {
+	for _, s := range c.sources {
+		if err := s.open(ctx, c); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.sources {
+		if err := s.sync(ctx); err != nil {
+			return err
+		}
+	}
+	return c.Freshen(ctx, "")
+}
+
+// Freshen waits until every cache has all objects of a namespace ("" for all)
+// that the API has now.
+func (c *Controller) Freshen(ctx context.Context, namespace string) error {
+	for gvr, table := range c.tables {
+		if err := c.freshen(ctx, gvr, table, namespace); err != nil {
+			return fmt.Errorf("bringing the cache of %s up to date: %w", gvr.GroupResource(), err)
+		}
+	}
+	return nil
+}
+
+// freshWait is how long a cache gets to reach the API's own revision. A remote
+// one reaches it only when the server tells of progress, which it seldom does
+// for resources that do not change.
+const freshWait = 200 * time.Millisecond
+
+func (c *Controller) freshen(ctx context.Context, gvr schema.GroupVersionResource, table *watchcache.Table, namespace string) error {
+	list, err := c.client.List(ctx, client.Ref{GroupVersionResource: gvr}, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	rev, err := strconv.ParseInt(list.ResourceVersion, 10, 64)
+	if err != nil {
+		return nil // not a revision of ours: the cache is all there is
+	}
+	short, cancel := context.WithTimeout(ctx, freshWait)
+	err = table.WaitFor(short, rev)
+	cancel()
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	list, err = c.client.List(ctx, client.Ref{GroupVersionResource: gvr, Namespace: namespace}, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	rev = 0
+	for _, obj := range list.Items {
+		if at, err := strconv.ParseInt(obj.GetResourceVersion(), 10, 64); err == nil {
+			rev = max(rev, at)
+		}
+	}
+	return table.WaitFor(ctx, rev)
 }
 
 func (c *Controller) work(ctx context.Context) {
@@ -224,7 +304,28 @@ func (c *Controller) one(ctx context.Context, key meta.Key) (res Result, err err
 			slog.ErrorContext(ctx, "reconcile panicked", "controller", c.name, "key", key.String(), "panic", p)
 		}
 	}()
+	defer func() { c.noteOutcome(key, err) }()
 	return c.reconcile(client.WithWritten(ctx, func(gvr schema.GroupVersionResource, rv string) { c.noteWrite(key, gvr.GroupResource(), rv) }), key)
+}
+
+// noteOutcome remembers errors after which a write may have happened or not.
+func (c *Controller) noteOutcome(key meta.Key, err error) {
+	if err == nil || known(err) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unsure[key] = true
+}
+
+// known reports whether err is the answer of a server that refused the write.
+func known(err error) bool {
+	switch apierrors.ReasonForError(err) {
+	case metav1.StatusReasonUnknown, metav1.StatusReasonTimeout, metav1.StatusReasonServerTimeout,
+		metav1.StatusReasonInternalError, metav1.StatusReasonServiceUnavailable:
+		return false
+	}
+	return true
 }
 
 func (c *Controller) noteWrite(key meta.Key, gr schema.GroupResource, rv string) {
@@ -234,6 +335,10 @@ func (c *Controller) noteWrite(key meta.Key, gr schema.GroupResource, rv string)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.keepWrite(key, gr, rev)
+}
+
+func (c *Controller) keepWrite(key meta.Key, gr schema.GroupResource, rev int64) {
 	if c.wrote[key] == nil {
 		c.wrote[key] = map[schema.GroupResource]int64{}
 	}
@@ -245,63 +350,39 @@ const barrierWait = 10 * time.Second
 
 func (c *Controller) barrier(ctx context.Context, key meta.Key) error {
 	c.mu.Lock()
-	wrote := c.wrote[key]
+	wrote, unsure := c.wrote[key], c.unsure[key]
 	delete(c.wrote, key)
+	delete(c.unsure, key)
 	c.mu.Unlock()
-	if len(wrote) == 0 {
+	if len(wrote) == 0 && !unsure {
 		return nil
 	}
 	limited, cancel := context.WithTimeout(ctx, barrierWait)
 	defer cancel()
-	for gr, rev := range wrote {
-		table := c.tables[gr]
-		if table == nil {
-			continue
+	if err := c.caughtUp(limited, key, wrote, unsure); err != nil {
+		c.mu.Lock()
+		for gr, rev := range wrote {
+			c.keepWrite(key, gr, rev)
 		}
-		if err := table.WaitFor(limited, rev); err != nil {
-			c.noteWrite(key, gr, strconv.FormatInt(rev, 10))
-			if errors.Is(err, context.DeadlineExceeded) {
-				return fmt.Errorf("the cache of %s has not reached revision %d in %s", gr, rev, barrierWait)
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-// source is one cache that a controller reads, and may be woken by.
-type source interface {
-	open(ctx context.Context, c *Controller) error
-	sync(ctx context.Context) error
-	follow(ctx context.Context, q *queue) error
-}
-
-type typedSource[T meta.Object] struct {
-	cache   *client.Cache[T]
-	indexes []meta.Index
-	keys    func(client.Change[T]) []meta.Key
-}
-
-func (s *typedSource[T]) open(ctx context.Context, c *Controller) error {
-	cache, err := client.For[T](c.client).Cache(ctx, s.indexes...)
-	if err != nil {
+		c.unsure[key] = c.unsure[key] || unsure
+		c.mu.Unlock()
 		return err
 	}
-	*s.cache = cache
-	c.tables[client.ResourceOf[T]().GroupResource()] = cache.Table()
 	return nil
 }
 
-func (s *typedSource[T]) sync(ctx context.Context) error { return s.cache.Sync(ctx) }
-
-func (s *typedSource[T]) follow(ctx context.Context, q *queue) error {
-	if s.keys == nil {
-		<-ctx.Done()
-		return nil
-	}
-	return s.cache.Follow(ctx, func(ch client.Change[T]) {
-		for _, key := range s.keys(ch) {
-			q.Add(key)
+func (c *Controller) caughtUp(ctx context.Context, key meta.Key, wrote map[schema.GroupResource]int64, unsure bool) error {
+	for gvr, table := range c.tables {
+		rev, ok := wrote[gvr.GroupResource()]
+		if !ok {
+			continue
 		}
-	}, nil)
+		if err := table.WaitFor(ctx, rev); err != nil {
+			return fmt.Errorf("waiting for the cache of %s to reach revision %d: %w", gvr.GroupResource(), rev, err)
+		}
+	}
+	if unsure {
+		return c.Freshen(ctx, key.Namespace)
+	}
+	return nil
 }

@@ -115,12 +115,12 @@ func (q *queue) Done(key meta.Key, failed bool) {
 		s.failures = 0
 	}
 	failures := s.failures
-	if again && !failed {
+	if again { // something has changed since, which may help
 		q.add(key)
 	}
 	q.forget(key, s)
 	q.mu.Unlock()
-	if failed {
+	if failed && !again {
 		q.AddAfter(key, backoff(failures))
 	}
 }

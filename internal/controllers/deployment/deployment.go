@@ -38,10 +38,12 @@ func New(c *client.Client, events client.Events) *controller.Controller {
 		controller.Owns(&d.sets, "Deployment"),
 		controller.Maps(&d.sets, d.selectedBy),
 		controller.Maps(&d.pods, d.recreated, meta.ByOwner),
-		controller.Writes("apps", "replicasets", "create", "update", "patch", "delete"),
+		controller.Gets("apps", "deployments"),
+		controller.Gets("apps", "replicasets"),
+		controller.Writes("apps", "replicasets", "create", "update", "delete"),
 		controller.Writes("apps", "deployments", "update"),
 		controller.Writes("apps", "deployments/status", "update"),
-		controller.Writes("", "events", "create", "patch"),
+		controller.Reports(),
 	)
 }
 
