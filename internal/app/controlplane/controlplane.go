@@ -83,8 +83,8 @@ func Start(ctx context.Context, cfg Config) (*ControlPlane, error) {
 	objects := &reader{}
 	tokens := authn.Tokens{
 		authn.NewServiceAccounts(issuer, objects),
-		authn.BootstrapTokens{Objects: objects},
-		cfg.Tokens,
+		authn.Agnostic{TokenAuthenticator: authn.BootstrapTokens{Objects: objects}, Audiences: issuer.Audiences()},
+		authn.Agnostic{TokenAuthenticator: cfg.Tokens, Audiences: issuer.Audiences()},
 	}
 	nodes := node.New()
 	cp.Authorizer = authz.Union{authz.Superuser{}, nodes, cp.rbac}
@@ -108,7 +108,7 @@ func Start(ctx context.Context, cfg Config) (*ControlPlane, error) {
 	})
 	cp.Server = apiserver.New(apiserver.Config{
 		Engine: cp.Engine, Authenticator: cp.authenticator(tokens), Authorizer: cp.Authorizer,
-		Nodes: cfg.Nodes, Metrics: cfg.Metrics, Pages: cfg.Pages,
+		Nodes: cfg.Nodes, Metrics: cfg.Metrics, Pages: pages(cfg.Pages, issuer, cfg.Issuer),
 		Ready: []apiserver.Check{{Name: "etcd", Do: cp.storeAnswers}, {Name: "poststarthook/bootstrap", Do: cp.bootstrapped}},
 		Live:  []apiserver.Check{{Name: "etcd", Do: cp.storeAnswers}},
 	})
@@ -125,6 +125,30 @@ func (cp *ControlPlane) authenticator(tokens authn.TokenAuthenticator) authn.Aut
 	}
 	chain = append(chain, authn.Bearer{Tokens: tokens})
 	return authn.WithAnonymous{Authenticator: chain, Paths: authn.AnonymousPaths}
+}
+
+// pages adds the documents by which others verify service account tokens.
+func pages(more map[string]http.Handler, issuer *authn.Issuer, url string) map[string]http.Handler {
+	all := map[string]http.Handler{}
+	for path, h := range more {
+		all[path] = h
+	}
+	all[authn.ConfigurationPath] = document("application/json", func() ([]byte, error) { return issuer.OpenIDConfiguration(url + authn.KeySetPath) })
+	all[authn.KeySetPath] = document("application/jwk-set+json", issuer.KeySet)
+	return all
+}
+
+func document(mediaType string, content func() ([]byte, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		data, err := content()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", mediaType)
+		w.Header().Set("Cache-Control", "public, max-age=3600")
+		_, _ = w.Write(data) // the client may have gone
+	})
 }
 
 // storeCheck bounds the health check of the store.
@@ -158,9 +182,23 @@ func (cp *ControlPlane) Client(user *request.User, agent string) *client.Client 
 // account (system:serviceaccount:kube-system:<name>-controller).
 func (cp *ControlPlane) Controller(name string) *client.Client {
 	return cp.Client(&request.User{
-		Name:   authn.Username("kube-system", name+"-controller"),
+		Name:   authn.Username("kube-system", accountOf(name)),
 		Groups: []string{request.GroupServiceAccounts, request.GroupServiceAccounts + ":kube-system", request.GroupAuthenticated},
 	}, "kube-controller-manager")
+}
+
+// plain are the controllers whose accounts, by upstream's names, lack the
+// suffix that the others have.
+var plain = map[string]bool{
+	"generic-garbage-collector": true, "pod-garbage-collector": true, "root-ca-cert-publisher": true,
+	"horizontal-pod-autoscaler": true, "persistent-volume-binder": true,
+}
+
+func accountOf(controller string) string {
+	if plain[controller] {
+		return controller
+	}
+	return controller + "-controller"
 }
 
 // self is the identity of the server's own writes.

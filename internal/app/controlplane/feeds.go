@@ -34,19 +34,16 @@ func (r *reader) Get(ctx context.Context, gr schema.GroupResource, key meta.Key)
 	return item.Object, nil
 }
 
-// List returns all objects of a namespace ("" for all), as of now.
-func (r *reader) List(ctx context.Context, gr schema.GroupResource, namespace string) ([]meta.Object, error) {
+// List returns all objects of a namespace ("" for all) that the cache has: what
+// admission decides by need not be newer.
+func (r *reader) List(_ context.Context, gr schema.GroupResource, namespace string) ([]meta.Object, error) {
 	res, ok := r.engine.ByGroupResource(gr)
 	if !ok {
 		return nil, nil
 	}
-	listed, err := res.List(ctx, namespace, verbs.ListOptions{})
-	if err != nil {
-		return nil, err
-	}
-	objs := make([]meta.Object, len(listed.Items))
-	for i, item := range listed.Items {
-		objs[i] = item.Object
+	var objs []meta.Object
+	for item := range res.Table().Snapshot().All(namespace, meta.Key{}) {
+		objs = append(objs, item.Object)
 	}
 	return objs, nil
 }
