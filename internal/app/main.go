@@ -13,16 +13,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"skiff.dev/skiff/internal/runtime"
 	"skiff.dev/skiff/internal/version"
 )
 
 // Main runs the command that args name and returns the exit code. The binary
 // also answers to the names of upstream's components.
 func Main(args []string) int {
-	if handled, code := runtime.Reexec(args); handled {
-		return code
-	}
 	if name := filepath.Base(args[0]); isComponent(name) {
 		args = append([]string{args[0], name}, args[1:]...)
 	}

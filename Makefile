@@ -1,0 +1,35 @@
+# The targets people use; `make` alone builds bin/skiff.
+DATA ?= /var/lib/skiff
+export PATH := $(PATH):/usr/local/go/bin
+LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-parse --short HEAD 2>/dev/null)
+
+.PHONY: build carried deps up down test e2e bench fmt
+
+build: carried
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
+
+# What skiff carries inside: containerd, runc, their shim, pause, the CNI plugin.
+carried: deps
+	sh internal/runtime/carried/build.sh
+
+deps:
+	sh hack/deps.sh
+
+up: build
+	sh examples/guestbook/up.sh $(DATA)
+
+down:
+	sh examples/guestbook/down.sh $(DATA)
+
+test: build
+	go vet ./...
+	go test -timeout 20m ./...
+
+e2e: build
+	go test -count=1 -timeout 30m -tags e2e ./test/...
+
+bench: build
+	go run ./bench/report -binary bin/skiff -o docs/performance.md
+
+fmt:
+	gofmt -w cmd internal bench test
