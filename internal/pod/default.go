@@ -217,8 +217,9 @@ func defaultPodResources(p *corev1.Pod) {
 // RoundUp rounds quantities up to thousandths, the finest unit that is kept.
 func RoundUp(list corev1.ResourceList) {
 	for name, q := range list {
-		q.RoundUp(resource.Milli)
-		list[name] = q
+		if exact := q.RoundUp(resource.Milli); !exact {
+			list[name] = q
+		}
 	}
 }
 

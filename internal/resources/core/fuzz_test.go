@@ -49,7 +49,6 @@ func FuzzDefinitions(f *testing.F) {
 			fill.Fill(old)
 			d.Validate(check.NewReport(), meta.Copy(obj), nil)
 
-			d.Default(old)
 			d.Default(obj)
 			once := meta.Copy(obj)
 			d.Default(obj)
@@ -65,11 +64,13 @@ func FuzzDefinitions(f *testing.F) {
 			before := meta.Copy(old)
 			updated := meta.Copy(obj)
 			d.KeepViews(updated, old)
+			d.Default(updated)
 			d.Prepare(t.Context(), updated, old)
 			d.Validate(check.NewReport(), updated, old)
 			for _, name := range d.Info().Views {
 				v, through := d.View(name), meta.Copy(obj)
 				v.Reset(through, old)
+				d.Default(through)
 				v.Prepare(t.Context(), through, old)
 				v.Validate(check.NewReport(), through, old)
 			}

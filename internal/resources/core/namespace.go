@@ -39,20 +39,18 @@ var Namespace = &resource.Definition[*corev1.Namespace]{
 	},
 	Validate: func(r *check.Report, n, _ *corev1.Namespace) { validateNamespaceFinalizers(r, n) },
 	Status: &resource.View[*corev1.Namespace]{
-		Keep: func(n, old *corev1.Namespace) { n.Status = old.Status },
-		Reset: func(n, old *corev1.Namespace) {
-			n.Spec = old.Spec
-		},
+		Keep:     func(n, old *corev1.Namespace) { n.Status = *old.Status.DeepCopy() },
+		Reset:    func(n, old *corev1.Namespace) { n.Spec = *old.Spec.DeepCopy() },
 		Validate: validateNamespaceStatus,
 	},
 	Views: []*resource.View[*corev1.Namespace]{{
 		Name: "finalize",
 		Keep: func(n, old *corev1.Namespace) {
 			if stored(old) {
-				n.Spec.Finalizers = old.Spec.Finalizers
+				n.Spec.Finalizers = slices.Clone(old.Spec.Finalizers)
 			}
 		},
-		Reset:    func(n, old *corev1.Namespace) { n.Status = old.Status },
+		Reset:    func(n, old *corev1.Namespace) { n.Status = *old.Status.DeepCopy() },
 		Validate: func(r *check.Report, n, _ *corev1.Namespace) { validateNamespaceFinalizers(r, n) },
 	}},
 	Columns: []resource.Column[*corev1.Namespace]{

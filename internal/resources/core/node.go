@@ -32,10 +32,10 @@ var Node = &resource.Definition[*corev1.Node]{
 		// A kubelet registers its node with the status it already knows.
 		Keep: func(n, old *corev1.Node) {
 			if stored(old) {
-				n.Status = old.Status
+				n.Status = *old.Status.DeepCopy()
 			}
 		},
-		Reset:    func(n, old *corev1.Node) { n.Spec = old.Spec },
+		Reset:    func(n, old *corev1.Node) { n.Spec = *old.Spec.DeepCopy() },
 		Validate: func(r *check.Report, n, old *corev1.Node) { validateNode(r, n); validateNodeUpdate(r, n, old) },
 	},
 	Connects: []*resource.Connect{proxyConnect("NodeProxyOptions", func() *corev1.NodeProxyOptions { return &corev1.NodeProxyOptions{} })},

@@ -72,9 +72,9 @@ func validatePod(r *check.Report, p, old *corev1.Pod) {
 }
 
 var podStatus = &resource.View[*corev1.Pod]{
-	Keep: func(p, old *corev1.Pod) { p.Status = old.Status },
+	Keep: func(p, old *corev1.Pod) { p.Status = *old.Status.DeepCopy() },
 	Reset: func(p, old *corev1.Pod) {
-		p.Spec, p.OwnerReferences = old.Spec, old.OwnerReferences
+		p.Spec, p.OwnerReferences = *old.Spec.DeepCopy(), old.OwnerReferences
 		p.Status.QOSClass = old.Status.QOSClass
 	},
 	Validate: pod.ValidateStatusUpdate,
@@ -86,7 +86,7 @@ var podEphemeralContainers = &resource.View[*corev1.Pod]{
 	Name: "ephemeralcontainers",
 	Reset: func(p, old *corev1.Pod) {
 		wanted := p.Spec.EphemeralContainers
-		p.Spec, p.Status = *old.Spec.DeepCopy(), old.Status
+		p.Spec, p.Status = *old.Spec.DeepCopy(), *old.Status.DeepCopy()
 		p.Labels, p.Annotations, p.OwnerReferences, p.Finalizers = old.Labels, old.Annotations, old.OwnerReferences, old.Finalizers
 		p.Spec.EphemeralContainers = wanted
 	},
@@ -98,7 +98,7 @@ var podResize = &resource.View[*corev1.Pod]{
 	Name: "resize",
 	Reset: func(p, old *corev1.Pod) {
 		wanted := p.Spec
-		p.Spec, p.Status = *old.Spec.DeepCopy(), old.Status
+		p.Spec, p.Status = *old.Spec.DeepCopy(), *old.Status.DeepCopy()
 		p.Labels, p.Annotations, p.OwnerReferences, p.Finalizers = old.Labels, old.Annotations, old.OwnerReferences, old.Finalizers
 		takeResources(p.Spec.Containers, wanted.Containers)
 		takeResources(p.Spec.InitContainers, wanted.InitContainers)

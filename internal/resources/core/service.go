@@ -59,8 +59,8 @@ func Services(cfg ServiceConfig) *resource.Definition[*corev1.Service] {
 		Claims:   alloc.claims,
 		Validate: v.validate,
 		Status: &resource.View[*corev1.Service]{
-			Keep:     func(s, old *corev1.Service) { s.Status = old.Status },
-			Reset:    func(s, old *corev1.Service) { s.Spec = old.Spec },
+			Keep:     func(s, old *corev1.Service) { s.Status = *old.Status.DeepCopy() },
+			Reset:    func(s, old *corev1.Service) { s.Spec = *old.Spec.DeepCopy() },
 			Validate: validateServiceStatus,
 		},
 		Connects: []*resource.Connect{proxyConnect("ServiceProxyOptions", func() *corev1.ServiceProxyOptions { return &corev1.ServiceProxyOptions{} })},
