@@ -44,7 +44,7 @@ func Services(cfg ServiceConfig) *resource.Definition[*corev1.Service] {
 	alloc := serviceAllocator{cfg: cfg}
 	return &resource.Definition[*corev1.Service]{
 		Name:     resource.Name{Version: "v1", Kind: "Service", Plural: "services", Short: []string{"svc"}, Categories: []string{"all"}},
-		NameRule: check.DNS1035Label,
+		NameRule: check.DNSLabel, // KEP-5311: may begin with a digit
 		Upsert:   true,
 		Default:  defaultService,
 		Prepare: func(_ context.Context, s, old *corev1.Service) {

@@ -20,11 +20,8 @@ func ServiceAccounts(token *resource.Action) *resource.Definition[*corev1.Servic
 				a.Secrets[i] = corev1.ObjectReference{Name: a.Secrets[i].Name}
 			}
 		},
-		Columns: []resource.Column[*corev1.ServiceAccount]{
-			{Name: "Secrets", Description: corev1.ServiceAccount{}.SwaggerDoc()["secrets"],
-				Value: func(a *corev1.ServiceAccount) any { return int64(len(a.Secrets)) }},
-			resource.Age[*corev1.ServiceAccount](),
-		},
+		// The secrets of an account have meant nothing since 1.24 and are not shown.
+		Columns: []resource.Column[*corev1.ServiceAccount]{resource.Age[*corev1.ServiceAccount]()},
 	}
 	if token != nil {
 		d.Actions = []*resource.Action{token}
