@@ -3,9 +3,12 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,21 +53,21 @@ func dial(t testing.TB, cfg etcd.ClusterConfig) *etcd.Store {
 }
 
 func TestClusterConformance(t *testing.T) {
-	a := newAuthority(t)
-	configs := map[store.Store]etcd.ClusterConfig{}
+	var configs sync.Map // by store
 	storetest.Run(t, storetest.Backend{
 		Open: func(t *testing.T) store.Store {
-			_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), freePort(t), a)
+			_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), freePort(t), newAuthority(t))
 			s := dial(t, cfg)
-			configs[s] = cfg
+			configs.Store(s, cfg)
 			return s
 		},
 		Reopen: func(t *testing.T, s store.Store) store.Store {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			next := dial(t, configs[s])
-			configs[next] = configs[s]
+			cfg, _ := configs.Load(s)
+			next := dial(t, cfg.(etcd.ClusterConfig))
+			configs.Store(next, cfg)
 			return next
 		},
 	})
@@ -153,4 +156,26 @@ func TestClusterReloadsCertificates(t *testing.T) {
 			}
 		}
 	}
+}
+
+// BenchmarkClusterPut is BenchmarkPut over TCP and TLS to a member in the same process.
+func BenchmarkClusterPut(b *testing.B) {
+	_, cfg := serve(b, filepath.Join(b.TempDir(), "etcd"), freePort(b), newAuthority(b))
+	s := dial(b, cfg)
+	value := make([]byte, 1000)
+	usage := func() time.Duration {
+		var ru syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+	}
+	i, before := 0, usage()
+	for b.Loop() {
+		i++
+		if _, err := put(b.Context(), s, fmt.Sprintf("/registry/pods/default/pod-%d", i%5000), value); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64((usage()-before).Microseconds())/float64(b.N), "cpu-µs/op")
 }

@@ -221,6 +221,7 @@ func (m *member) serverConfig() config.ServerConfig {
 		WarningUnaryRequestDuration: time.Second,
 		BcryptCost:                  10,
 		StrictReconfigCheck:         true,
+		MaxLearners:                 1, // as etcd's
 		Logger:                      zapLogger(m.cfg.Log, m.fail),
 		ServerFeatureGate:           features.NewDefaultServerFeatureGate(m.cfg.Name, nil),
 		Metrics:                     "basic",
@@ -252,6 +253,10 @@ func (m *member) start(ctx context.Context) error {
 		}
 	}
 	m.space.inUse = m.srv.Backend().SizeInUse
+	if n := len(m.srv.Cluster().Members()); n > 1 {
+		m.srv.Cleanup()
+		return fmt.Errorf("starting etcd in %s: it belongs to a member of a cluster of %d, which cannot decide alone: use the cluster's endpoints, or restore its snapshot into an empty directory", m.cfg.Dir, n)
+	}
 	m.srv.Start()
 	if err := m.elect(ctx); err != nil {
 		m.stop()

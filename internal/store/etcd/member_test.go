@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"skiff.dev/skiff/internal/store"
@@ -25,20 +26,21 @@ func open(t testing.TB, dir string) *etcd.Store {
 }
 
 func TestMemberConformance(t *testing.T) {
-	dirs := map[store.Store]string{}
+	var dirs sync.Map // by store
 	storetest.Run(t, storetest.Backend{
 		Open: func(t *testing.T) store.Store {
 			dir := filepath.Join(t.TempDir(), "etcd")
 			s := open(t, dir)
-			dirs[s] = dir
+			dirs.Store(s, dir)
 			return s
 		},
 		Reopen: func(t *testing.T, s store.Store) store.Store {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			next := open(t, dirs[s])
-			dirs[next] = dirs[s]
+			dir, _ := dirs.Load(s)
+			next := open(t, dir.(string))
+			dirs.Store(next, dir)
 			return next
 		},
 	})

@@ -90,6 +90,7 @@ func (b Backend) in(t *testing.T, f func(*testing.T)) {
 		synctest.Test(t, f)
 		return
 	}
+	t.Parallel() // real stores mostly wait for disks and timers
 	f(t)
 }
 
@@ -271,6 +272,11 @@ func testBigTxn(t *testing.T, s store.Store) {
 	page := list(t, s, "/k/", store.ListOptions{})
 	if len(page.KVs) != 100 || page.Rev != r {
 		t.Fatalf("%d keys at %d, want 100 at %d", len(page.KVs), page.Rev, r)
+	}
+	for _, kv := range page.KVs {
+		if kv.ModRev != r || kv.CreateRev != r {
+			t.Fatalf("%s changed at %d, want %d", kv.Key, kv.ModRev, r)
+		}
 	}
 }
 
