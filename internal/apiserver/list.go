@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -94,8 +95,8 @@ func jsonList(kind schema.GroupVersionKind, lm *metav1.ListMeta, items []*watchc
 		return nil, err
 	}
 	parts := make([][]byte, 0, 2*len(items)+3)
-	start, _ := scheme.WithKind(kind, []byte("{,"))
-	parts = append(parts, append(append(append(start, `"metadata":`...), head...), `,"items":[`...))
+	start, _ := scheme.WithKind(kind, []byte("{...}"))
+	parts = append(parts, slices.Concat(start, []byte(`"metadata":`), head, []byte(`,"items":[`)))
 	comma := []byte{','}
 	for i, item := range items {
 		body, err := jsonBody(item)

@@ -161,7 +161,7 @@ func (o *watchWriter) protobufItem(t watch.EventType, item *watchcache.Item) err
 
 // protobufFrame appends a metav1.WatchEvent: its type is field 1, its object
 // field 2, a RawExtension whose field 1 holds the enveloped object. The event
-// itself goes in an envelope as well, and behind its length.
+// itself goes without an envelope, behind its length.
 func (o *watchWriter) protobufFrame(t watch.EventType, parts ...[]byte) {
 	size := 0
 	for _, p := range parts {
@@ -171,17 +171,14 @@ func (o *watchWriter) protobufFrame(t watch.EventType, parts ...[]byte) {
 	object := tagged(2, len(raw)+size)
 	typ := append(tagged(1, len(t)), t...)
 	event := len(typ) + len(object) + len(raw) + size
-	env := scheme.Envelope(watchEventKind, event)
-	o.buf = binary.BigEndian.AppendUint32(o.buf, uint32(len(env)+event))
-	for _, p := range [][]byte{env, typ, object, raw} {
+	o.buf = binary.BigEndian.AppendUint32(o.buf, uint32(event))
+	for _, p := range [][]byte{typ, object, raw} {
 		o.buf = append(o.buf, p...)
 	}
 	for _, p := range parts {
 		o.buf = append(o.buf, p...)
 	}
 }
-
-var watchEventKind = schema.GroupVersionKind{Version: "v1", Kind: "WatchEvent"}
 
 // object frames an object that is encoded for this watch alone.
 func (o *watchWriter) object(t watch.EventType, obj runtime.Object) error {

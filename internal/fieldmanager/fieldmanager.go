@@ -9,7 +9,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
@@ -30,6 +29,19 @@ type Kind struct {
 	Default func(meta.Object)
 	// New returns an empty object.
 	New func() meta.Object
+	// Forms are all forms of the kind, this one included, where it has several:
+	// an object's fields may have been set through any of them.
+	Forms Forms
+}
+
+// Forms are the groups and versions in which one kind of object is shown.
+type Forms map[schema.GroupVersion]Form
+
+// Form is one of them, and how it becomes the one that is stored, and back.
+type Form struct {
+	GVK            schema.GroupVersionKind
+	New            func() meta.Object
+	ToHub, FromHub func(meta.Object) meta.Object
 }
 
 // Managers holds one manager per kind and view, made when first needed: the
@@ -95,8 +107,8 @@ func (m *Managers) of(k Kind) (*managedfields.FieldManager, error) {
 			fieldpath.APIVersion(k.GVK.GroupVersion().String()): fieldpath.NewExcludeSetFilter(k.Reset),
 		}
 	}
-	one := oneVersion{k}
-	fm, err := managedfields.NewDefaultFieldManager(m.types(), one, one, one, k.GVK, k.GVK.GroupVersion(), k.Subresource, reset)
+	c := newConverter(k)
+	fm, err := managedfields.NewDefaultFieldManager(m.types(), c, c, c, k.GVK, k.GVK.GroupVersion(), k.Subresource, reset)
 	if err != nil {
 		return nil, fmt.Errorf("making field manager of %s: %w", k.GVK, err)
 	}
@@ -105,37 +117,4 @@ func (m *Managers) of(k Kind) (*managedfields.FieldManager, error) {
 	}
 	m.made[k.GVK][k.Subresource] = fm
 	return fm, nil
-}
-
-// oneVersion is the conversion machinery of a kind that has a single version:
-// it makes, defaults and otherwise returns what it is given.
-type oneVersion struct{ k Kind }
-
-func (o oneVersion) Default(in runtime.Object) { o.k.Default(in.(meta.Object)) }
-
-func (o oneVersion) New(kind schema.GroupVersionKind) (runtime.Object, error) {
-	if kind != o.k.GVK {
-		return nil, runtime.NewNotRegisteredErrForKind("fieldmanager", kind)
-	}
-	return o.k.New(), nil
-}
-
-func (o oneVersion) ConvertToVersion(in runtime.Object, _ runtime.GroupVersioner) (runtime.Object, error) {
-	u, ok := in.(*unstructured.Unstructured)
-	if !ok {
-		return in, nil
-	}
-	obj := o.k.New()
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, obj); err != nil {
-		return nil, err
-	}
-	return obj, nil
-}
-
-func (o oneVersion) Convert(in, out, _ any) error {
-	return fmt.Errorf("fieldmanager: no conversion from %T to %T", in, out)
-}
-
-func (o oneVersion) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string) (string, string, error) {
-	return label, value, nil
 }

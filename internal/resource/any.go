@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff.dev/skiff/internal/check"
 	"skiff.dev/skiff/internal/meta"
@@ -34,6 +35,10 @@ type Any interface {
 	Held(obj meta.Object) bool
 	TTL(obj meta.Object) time.Duration
 	Answer(ctx context.Context, obj meta.Object) error
+	// ToHub and FromHub convert to and from the form in which the cache holds
+	// the objects; they are the identity but for an alias (see AliasOf).
+	ToHub(obj meta.Object) meta.Object
+	FromHub(obj meta.Object) meta.Object
 }
 
 // AnyView is a View without its type parameter.
@@ -52,8 +57,10 @@ type AnyScale interface {
 
 // Info is the part of a Definition that has no type parameter.
 type Info struct {
-	Name          Name
-	Scope         Scope
+	Name  Name
+	Scope Scope
+	// Hub is the resource whose objects these are, if this is an alias.
+	Hub           schema.GroupVersionResource
 	StoreKey      string
 	NameRule      check.NameRule
 	HasStatus     bool

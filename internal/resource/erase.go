@@ -202,6 +202,9 @@ func (e *erased[T]) Answer(ctx context.Context, obj meta.Object) error {
 	return e.d.Answer(ctx, obj.(T))
 }
 
+func (e *erased[T]) ToHub(obj meta.Object) meta.Object   { return obj }
+func (e *erased[T]) FromHub(obj meta.Object) meta.Object { return obj }
+
 type erasedView[T meta.Object] struct{ v *View[T] }
 
 func (e erasedView[T]) Reset(obj, old meta.Object) {

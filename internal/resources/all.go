@@ -33,11 +33,12 @@ type Needs struct {
 
 // All returns every resource, in the order in which discovery shows them.
 func All(n Needs) []resource.Any {
+	coreEvents := events.Core(events.DefaultTTL)
 	return []resource.Any{
 		resource.Of(core.Bindings(n.Bind)),
 		resource.Of(core.ConfigMap),
 		resource.Of(core.Endpoints),
-		resource.Of(events.Core(events.DefaultTTL)),
+		resource.Of(coreEvents),
 		resource.Of(core.Namespace),
 		resource.Of(core.Node),
 		resource.Of(core.Pods(nil)),
@@ -55,6 +56,7 @@ func All(n Needs) []resource.Any {
 		resource.Of(authorization.SubjectAccessReview(n.Authorizer)),
 		resource.Of(coordination.Lease),
 		resource.Of(discovery.EndpointSlice),
+		resource.AliasOf(coreEvents, events.New(events.DefaultTTL), events.ToCore, events.FromCore),
 		resource.Of(node.RuntimeClass),
 		resource.Of(rbac.ClusterRole),
 		resource.Of(rbac.ClusterRoleBinding),

@@ -54,7 +54,9 @@ type Resource struct {
 	resource.Any
 	info  resource.Info
 	e     *Engine
-	table *watchcache.Table // nil for virtual resources
+	hub   *Resource          // whose objects these are; itself but for an alias
+	forms fieldmanager.Forms // of a hub and its aliases; nil for most
+	table *watchcache.Table  // the hub's; nil for virtual resources
 	pages pages
 }
 
@@ -70,10 +72,13 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		r := &Resource{Any: def, info: def.Info(), e: e}
 		e.byID[r.info.Name.GVR()] = r
 		e.list = append(e.list, r)
-		if !r.info.Virtual && !seen[r.prefix()] {
+		if !r.info.Virtual && r.info.Hub.Empty() && !seen[r.prefix()] {
 			seen[r.prefix()] = true
 			cached = append(cached, r.cached())
 		}
+	}
+	if err := e.joinAliases(); err != nil {
+		return nil, err
 	}
 	var options []watchcache.Option
 	if cfg.VerifyImmutability {
@@ -90,13 +95,44 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	for _, r := range e.list {
 		if !r.info.Virtual {
-			r.table, _ = cache.Table(r.info.Name.GroupResource().String())
+			r.table, _ = cache.Table(r.hub.cacheName())
 		}
 	}
 	if cfg.Admission != nil {
 		e.admission = cfg.Admission(e)
 	}
 	return e, nil
+}
+
+// joinAliases connects aliases with their hubs.
+func (e *Engine) joinAliases() error {
+	for _, r := range e.list {
+		r.hub = r
+		if r.info.Hub.Empty() {
+			continue
+		}
+		if r.hub = e.byID[r.info.Hub]; r.hub == nil {
+			return fmt.Errorf("%s is an alias of %s, which is not among the resources", r.info.Name.GVR(), r.info.Hub)
+		}
+		if r.hub.forms == nil {
+			r.hub.forms = fieldmanager.Forms{r.hub.info.Name.GVK().GroupVersion(): r.hub.form()}
+		}
+		r.forms = r.hub.forms
+		r.forms[r.info.Name.GVK().GroupVersion()] = r.form()
+	}
+	return nil
+}
+
+func (r *Resource) form() fieldmanager.Form {
+	return fieldmanager.Form{GVK: r.info.Name.GVK(), New: r.New, ToHub: r.ToHub, FromHub: r.FromHub}
+}
+
+// shown is an object of the hub's cache as this resource shows it.
+func (r *Resource) shown(item *watchcache.Item) *watchcache.Item {
+	if r.hub == r || item == nil {
+		return item
+	}
+	return &watchcache.Item{Object: r.FromHub(item.Object), Rev: item.Rev}
 }
 
 // Close stops following the store; the store stays open.
@@ -129,10 +165,10 @@ func (e *Engine) Resources() []*Resource {
 	return append([]*Resource(nil), e.list...)
 }
 
-// Table returns the cache of a resource, or nil.
+// Table returns the cache of a resource, nil if it has none of its own.
 func (e *Engine) Table(gr schema.GroupResource) *watchcache.Table {
 	if r, ok := e.ByGroupResource(gr); ok {
-		return r.table
+		return r.Table()
 	}
 	return nil
 }
@@ -140,8 +176,16 @@ func (e *Engine) Table(gr schema.GroupResource) *watchcache.Table {
 // Info returns what the definition says of itself.
 func (r *Resource) Info() resource.Info { return r.info }
 
-// Table returns the cache beneath the resource.
-func (r *Resource) Table() *watchcache.Table { return r.table }
+// Table returns the cache of the resource. An alias has none: its hub's holds
+// objects of another type.
+func (r *Resource) Table() *watchcache.Table {
+	if r.hub != r {
+		return nil
+	}
+	return r.table
+}
+
+func (r *Resource) cacheName() string { return r.info.Name.GroupResource().String() }
 
 func (r *Resource) prefix() string { return Root + r.info.StoreKey + "/" }
 
@@ -155,7 +199,7 @@ func (r *Resource) key(k meta.Key) string {
 
 func (r *Resource) cached() watchcache.Resource {
 	return watchcache.Resource{
-		Name: r.info.Name.GroupResource().String(), Prefix: r.prefix(),
+		Name: r.cacheName(), Prefix: r.prefix(),
 		Namespaced: r.info.Scope == resource.Namespaced,
 		Indexes:    append([]meta.Index{meta.ByOwner}, r.info.Indexes...),
 		Decode: func(_ string, value []byte, rev int64) (meta.Object, error) {
@@ -166,6 +210,13 @@ func (r *Resource) cached() watchcache.Resource {
 
 // decode reads a stored value; the revision becomes the resourceVersion.
 func (r *Resource) decode(value []byte, rev int64) (meta.Object, error) {
+	if r.hub != r {
+		obj, err := r.hub.decode(value, rev)
+		if err != nil {
+			return nil, err
+		}
+		return r.FromHub(obj), nil
+	}
 	obj := r.New()
 	if _, err := scheme.DecodeProtobuf(value, obj); err != nil {
 		return nil, fmt.Errorf("decoding stored %s: %w", r.info.Name.Kind, err)
@@ -180,7 +231,7 @@ func (r *Resource) decode(value []byte, rev int64) (meta.Object, error) {
 func (r *Resource) encode(obj meta.Object) ([]byte, error) {
 	rv := obj.GetResourceVersion()
 	obj.SetResourceVersion("")
-	data, err := scheme.EncodeProtobuf(obj)
+	data, err := scheme.EncodeProtobuf(r.ToHub(obj))
 	obj.SetResourceVersion(rv)
 	return data, err
 }
@@ -199,5 +250,5 @@ func expiry(ttl time.Duration) time.Duration { return max(ttl, 0) }
 
 // holder is what a claim's value says: who holds it.
 func (r *Resource) holder(k meta.Key) []byte {
-	return []byte(strings.Join([]string{r.info.Name.GroupResource().String(), k.Namespace, k.Name}, "/"))
+	return []byte(strings.Join([]string{r.hub.info.Name.GroupResource().String(), k.Namespace, k.Name}, "/"))
 }

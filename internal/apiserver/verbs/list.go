@@ -130,6 +130,7 @@ func (r *Resource) listSnapshot(snap watchcache.Snapshot, namespace string, opts
 	var last meta.Key
 	selects := opts.selects()
 	for item := range r.candidates(snap, namespace, &opts, after) {
+		item = r.shown(item)
 		if selects && !r.Matches(&opts, item.Object) {
 			continue
 		}

@@ -45,7 +45,7 @@ func (r *Resource) manage(view string, old, obj meta.Object, opts WriteOptions, 
 func (r *Resource) managed(view string) fieldmanager.Kind {
 	return fieldmanager.Kind{
 		GVK: r.info.Name.GVK(), Subresource: view, Reset: r.resetFields(view),
-		Default: r.Default, New: r.New,
+		Default: r.Default, New: r.New, Forms: r.forms,
 	}
 }
 

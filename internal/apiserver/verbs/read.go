@@ -52,7 +52,7 @@ func (r *Resource) Get(ctx context.Context, key meta.Key, resourceVersion string
 	if !ok {
 		return nil, r.notFound(key.Name)
 	}
-	return item, nil
+	return r.shown(item), nil
 }
 
 // reach waits until the cache may answer a read at resourceVersion.
@@ -102,7 +102,7 @@ func tooLarge(asked, have int64) error {
 // resourceVersion: the cache's, if it has it.
 func (r *Resource) current(ctx context.Context, key meta.Key) (meta.Object, error) {
 	if item, ok := r.table.Get(key); ok {
-		return item.Object, nil
+		return r.FromHub(item.Object), nil
 	}
 	return r.stored(ctx, key)
 }

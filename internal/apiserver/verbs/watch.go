@@ -66,7 +66,7 @@ func (r *Resource) Watch(ctx context.Context, namespace string, opts WatchOption
 			return nil, err
 		}
 		w.rev = rev
-		w.w, err = r.e.cache.Watch(ctx, r.info.Name.GroupResource().String(), scope, rev)
+		w.w, err = r.e.cache.Watch(ctx, r.hub.cacheName(), scope, rev)
 		return w, r.watchError(err, rev)
 	}
 	if err := r.reach(ctx, opts.ResourceVersion); err != nil {
@@ -86,7 +86,7 @@ func (r *Resource) Watch(ctx context.Context, namespace string, opts WatchOption
 // initial queues the present objects as added.
 func (w *Watch) initial(snap watchcache.Snapshot, namespace string) {
 	for item := range w.r.candidates(snap, namespace, &w.opts.ListOptions, meta.Key{}) {
-		if w.r.Matches(&w.opts.ListOptions, item.Object) {
+		if item = w.r.shown(item); w.r.Matches(&w.opts.ListOptions, item.Object) {
 			w.pending = append(w.pending, Frame{Type: watch.Added, Item: item, Rev: item.Rev})
 		}
 	}
@@ -138,22 +138,23 @@ func (w *Watch) wait(ctx context.Context) error {
 // add queues what an event is to this watch's selectors: an object that comes
 // to match is added, one that ceases to is deleted.
 func (w *Watch) add(e *watchcache.Event) {
-	opts := &w.opts.ListOptions
+	opts, item := &w.opts.ListOptions, w.r.shown(e.Item)
 	if !opts.selects() {
-		w.pending = append(w.pending, Frame{Type: frameType(e.Type), Item: e.Item, Rev: e.Rev})
+		w.pending = append(w.pending, Frame{Type: frameType(e.Type), Item: item, Rev: e.Rev})
 		return
 	}
-	was := e.Prev != nil && w.r.Matches(opts, e.Prev.Object)
-	is := e.Type != watchcache.Deleted && w.r.Matches(opts, e.Item.Object)
+	prev := w.r.shown(e.Prev)
+	was := prev != nil && w.r.Matches(opts, prev.Object)
+	is := e.Type != watchcache.Deleted && w.r.Matches(opts, item.Object)
 	switch {
 	case is && was:
-		w.pending = append(w.pending, Frame{Type: watch.Modified, Item: e.Item, Rev: e.Rev})
+		w.pending = append(w.pending, Frame{Type: watch.Modified, Item: item, Rev: e.Rev})
 	case is:
-		w.pending = append(w.pending, Frame{Type: watch.Added, Item: e.Item, Rev: e.Rev})
+		w.pending = append(w.pending, Frame{Type: watch.Added, Item: item, Rev: e.Rev})
 	case was && e.Type == watchcache.Deleted:
-		w.pending = append(w.pending, Frame{Type: watch.Deleted, Item: e.Item, Rev: e.Rev})
+		w.pending = append(w.pending, Frame{Type: watch.Deleted, Item: item, Rev: e.Rev})
 	case was:
-		last := meta.Copy(e.Prev.Object)
+		last := meta.Copy(prev.Object)
 		last.SetResourceVersion(formatRev(e.Rev))
 		w.pending = append(w.pending, Frame{Type: watch.Deleted, Item: &watchcache.Item{Object: last, Rev: e.Rev}, Rev: e.Rev})
 	}

@@ -159,7 +159,7 @@ func (r *Resource) insert(ctx context.Context, obj meta.Object) error {
 // landed completes an object that has been written, and hands it to the cache.
 func (r *Resource) landed(obj meta.Object, key string, rev int64) {
 	obj.SetResourceVersion(formatRev(rev))
-	r.e.cache.Written(key, rev, obj)
+	r.e.cache.Written(key, rev, r.ToHub(obj))
 }
 
 // beginLife sets the metadata that every new object gets.
