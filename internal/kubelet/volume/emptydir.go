@@ -17,65 +17,66 @@ import (
 )
 
 // setUpEmptyDir makes a directory that lives as long as the pod: on the node's
-// disk, in memory, or of huge pages.
+// disk, in memory, or of huge pages. Mode and group are there from the first
+// moment, and are the containers' to change after that.
 func (m *Manager) setUpEmptyDir(p *v1.Pod, vol *v1.Volume, dir string) error {
 	s := vol.EmptyDir
-	fresh, err := makeNew(dir)
-	if err != nil {
-		return fmt.Errorf("making the volume's directory: %w", err)
-	}
 	switch {
 	case s.Medium == v1.StorageMediumDefault:
-		if !fresh {
-			return nil
-		}
+		return makeEmpty(dir, fsGroup(p))
 	case s.Medium == v1.StorageMediumMemory:
-		if fresh, err = m.mountEmpty(dir, func() error { return m.mountMemory(dir, memoryOptions(p, s, m.allocatable())) }); err != nil {
-			return err
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return fmt.Errorf("making the volume's directory: %w", err)
 		}
+		return m.mountMemory(dir, join(memorySize(p, s, m.allocatable()), ownOptions(p)))
 	case isHugePages(s.Medium):
-		if fresh, err = m.mountEmpty(dir, func() error { return m.mountHugePages(p, s, dir) }); err != nil {
-			return err
-		}
-	default:
-		return fmt.Errorf("unknown storage medium %q", s.Medium)
+		return m.mountHugePages(p, s, dir)
 	}
-	if !fresh {
+	return fmt.Errorf("unknown storage medium %q", s.Medium)
+}
+
+// makeEmpty makes a directory on the disk, under another name until it is
+// complete. One that is there is left alone.
+func makeEmpty(dir string, group *int64) error {
+	_, err := os.Lstat(dir)
+	if err == nil {
 		return nil
 	}
-	if err := os.Chmod(dir, 0o777); err != nil {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o750); err != nil {
+		return fmt.Errorf("making the volume's directory: %w", err)
+	}
+	next := dir + "~new" // no volume's name has a tilde
+	if err := os.RemoveAll(next); err != nil {
+		return fmt.Errorf("making the volume's directory: %w", err)
+	}
+	if err := os.Mkdir(next, 0o750); err != nil {
+		return fmt.Errorf("making the volume's directory: %w", err)
+	}
+	if err := os.Chmod(next, 0o777); err != nil {
 		return fmt.Errorf("setting the volume's mode: %w", err)
 	}
+	if group != nil {
+		if err := giveToGroup(next, *group, false); err != nil {
+			return err
+		}
+	}
+	return os.Rename(next, dir)
+}
+
+// ownOptions are the mount options for mode and group of the volume's root.
+func ownOptions(p *v1.Pod) string {
 	if group := fsGroup(p); group != nil {
-		return giveToGroup(dir, *group, false)
+		return "mode=2777,gid=" + strconv.FormatInt(*group, 10)
 	}
-	return nil
+	return "mode=0777"
 }
 
-// makeNew makes a directory and tells whether it was not there before.
-func makeNew(dir string) (bool, error) {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o750); err != nil {
-		return false, err
-	}
-	err := os.Mkdir(dir, 0o750)
-	if errors.Is(err, fs.ErrExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// mountEmpty mounts at dir unless something is mounted there, and tells which.
-func (m *Manager) mountEmpty(dir string, do func() error) (bool, error) {
-	mounted, err := mount.IsMountPoint(m.Mounter, dir)
-	if err != nil || mounted {
-		return false, err
-	}
-	return true, do()
-}
-
-// memoryOptions bounds a volume in memory by its size limit, by the pod's
+// memorySize bounds a volume in memory by its size limit, by the pod's
 // memory limit and by what the node has for pods, whichever is least (KEP-1967).
-func memoryOptions(p *v1.Pod, s *v1.EmptyDirVolumeSource, allocatable v1.ResourceList) string {
+func memorySize(p *v1.Pod, s *v1.EmptyDirVolumeSource, allocatable v1.ResourceList) string {
 	least := int64(0)
 	bound := func(q *resource.Quantity) {
 		if n := q.Value(); n > 0 && (least == 0 || n < least) {
@@ -123,8 +124,14 @@ func (m *Manager) mountHugePages(p *v1.Pod, s *v1.EmptyDirVolumeSource, dir stri
 	if !known || have.IsZero() {
 		return fmt.Errorf("storage medium %q: this node has no huge pages of size %s", s.Medium, size.String())
 	}
-	fs := mount.Mount{Source: "nodev", Target: dir, Type: "hugetlbfs", Options: "pagesize=" + strconv.FormatInt(size.Value(), 10)}
-	return m.Mounter.Mount(fs)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return fmt.Errorf("making the volume's directory: %w", err)
+	}
+	if mounted, err := mount.IsMountPoint(m.Mounter, dir); err != nil || mounted {
+		return err
+	}
+	options := "pagesize=" + strconv.FormatInt(size.Value(), 10)
+	return m.Mounter.Mount(mount.Mount{Source: "nodev", Target: dir, Type: "hugetlbfs", Options: join(options, ownOptions(p))})
 }
 
 // pageSize works out the size of the pages of a volume.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -108,12 +109,7 @@ func (m *Manager) mountMemory(dir, options string) error {
 	return m.Mounter.Mount(fs)
 }
 
-func join(options, more string) string {
-	if options == "" {
-		return more
-	}
-	return options + "," + more
-}
+func join(a, b string) string { return strings.Trim(a+","+b, ",") }
 
 const defaultMode = 0o644
 

@@ -31,27 +31,27 @@ func setUpHostPath(s *v1.HostPathVolumeSource) error {
 		if absent {
 			return makeDir(path)
 		}
-		return checkKind(path, info, "a directory", info.IsDir())
+		return checkKind(path, "a directory", info.IsDir())
 	case v1.HostPathFileOrCreate:
 		if absent {
 			return makeFile(path)
 		}
-		return checkKind(path, info, "a file", info.Mode().IsRegular())
+		return checkKind(path, "a file", info.Mode().IsRegular())
 	case v1.HostPathDirectory:
-		return checkKind(path, info, "a directory", !absent && info.IsDir())
+		return checkKind(path, "a directory", !absent && info.IsDir())
 	case v1.HostPathFile:
-		return checkKind(path, info, "a file", !absent && info.Mode().IsRegular())
+		return checkKind(path, "a file", !absent && info.Mode().IsRegular())
 	case v1.HostPathSocket:
-		return checkKind(path, info, "a socket file", !absent && info.Mode().Type() == fs.ModeSocket)
+		return checkKind(path, "a socket file", !absent && info.Mode().Type() == fs.ModeSocket)
 	case v1.HostPathCharDev:
-		return checkKind(path, info, "a character device", !absent && info.Mode().Type() == fs.ModeDevice|fs.ModeCharDevice)
+		return checkKind(path, "a character device", !absent && info.Mode().Type() == fs.ModeDevice|fs.ModeCharDevice)
 	case v1.HostPathBlockDev:
-		return checkKind(path, info, "a block device", !absent && info.Mode().Type() == fs.ModeDevice)
+		return checkKind(path, "a block device", !absent && info.Mode().Type() == fs.ModeDevice)
 	}
 	return fmt.Errorf("%s is an invalid volume type", kind)
 }
 
-func checkKind(path string, _ fs.FileInfo, want string, is bool) error {
+func checkKind(path, want string, is bool) error {
 	if is {
 		return nil
 	}
