@@ -108,7 +108,8 @@ type Definition[T meta.Object] struct {
 
 // A View is a subresource that is a part of the object: status,
 // ephemeralcontainers, resize, approval, finalize. Writing through the view
-// changes that part only; writing the object itself leaves it alone.
+// changes that part only; writing the object itself leaves it alone. What Keep
+// and Reset take from old they must copy: obj goes on to be changed.
 type View[T meta.Object] struct {
 	Name string // "status" where empty
 	// Keep puts back into obj, written as a whole, the part that belongs to the

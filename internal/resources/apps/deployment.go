@@ -2,6 +2,8 @@
 package apps
 
 import (
+	"maps"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,8 +25,10 @@ var Deployment = &resource.Definition[*appsv1.Deployment]{
 	Validate: validateDeployment,
 	Spec:     func(d *appsv1.Deployment) any { return &d.Spec },
 	Status: &resource.View[*appsv1.Deployment]{
-		Keep:     func(d, old *appsv1.Deployment) { d.Status = old.Status },
-		Reset:    func(d, old *appsv1.Deployment) { d.Spec, d.Labels = old.Spec, old.Labels },
+		Keep: func(d, old *appsv1.Deployment) { d.Status = *old.Status.DeepCopy() },
+		Reset: func(d, old *appsv1.Deployment) {
+			d.Spec, d.Labels = *old.Spec.DeepCopy(), maps.Clone(old.Labels)
+		},
 		Validate: validateDeploymentStatus,
 	},
 	Scale: &resource.Scale[*appsv1.Deployment]{

@@ -25,8 +25,8 @@ var ReplicaSet = &resource.Definition[*appsv1.ReplicaSet]{
 	Validate: validateReplicaSet,
 	Spec:     func(rs *appsv1.ReplicaSet) any { return &rs.Spec },
 	Status: &resource.View[*appsv1.ReplicaSet]{
-		Keep:     func(rs, old *appsv1.ReplicaSet) { rs.Status = old.Status },
-		Reset:    func(rs, old *appsv1.ReplicaSet) { rs.Spec = old.Spec },
+		Keep:     func(rs, old *appsv1.ReplicaSet) { rs.Status = *old.Status.DeepCopy() },
+		Reset:    func(rs, old *appsv1.ReplicaSet) { rs.Spec = *old.Spec.DeepCopy() },
 		Validate: validateReplicaSetStatus,
 	},
 	Scale: &resource.Scale[*appsv1.ReplicaSet]{
