@@ -228,9 +228,9 @@ func TestHostPorts(t *testing.T) {
 	pod1.Do(t, func() {
 		lo, err := netlink.LinkByName("lo")
 		must(t, err)
-		must(t, netlink.LinkSetDown(lo))
+		must(t, netlink.AddrDel(lo, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("127.0.0.1/8"))}))
 		must(t, setSysctl("ipv4/conf/eth0/route_localnet", "1"))
-		must(t, netlink.RouteAdd(&netlink.Route{Dst: host(netip.MustParseAddr("127.0.0.1")), Gw: net.IPv4(10, 244, 1, 1)}))
+		must(t, netlink.RouteAdd(&netlink.Route{Dst: host(netip.MustParseAddr("127.0.0.1")), Gw: net.IPv4(10, 244, 1, 1), Src: net.IPv4(10, 244, 1, 2)}))
 	})
 	if got := ask(t, pod1, "127.0.0.1:7070"); !strings.Contains(got, "timeout") {
 		t.Errorf("a pod at the node's loopback got %q, want no answer", got)

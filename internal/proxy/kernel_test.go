@@ -314,6 +314,62 @@ func TestDatagramsLeaveAnEndpointThatIsGone(t *testing.T) {
 	}
 }
 
+// I32: what is connected stays so, whatever becomes of the rules.
+func TestConnectionsOutliveRestarts(t *testing.T) {
+	l := newLab(t)
+	talk := make(chan net.Conn, 1)
+	var listener net.Listener
+	l.pod1.Do(t, func() {
+		var err error
+		listener, err = net.Listen("tcp4", ":9090")
+		check(t, err)
+	})
+	defer listener.Close()
+	go func() {
+		if c, err := listener.Accept(); err == nil {
+			talk <- c
+		}
+	}()
+	svc := service("web", "10.96.0.1")
+	ctx := context.Background()
+	sync := func(b Backend, full bool, entries ...string) {
+		t.Helper()
+		all := portsOf(testNode, svc, slice(svc, 9090, entries...))
+		check(t, b.Sync(ctx, Update{Node: testNode, All: all, Changed: []Key{{Namespace: "ns1", Name: "web"}}, Full: full}))
+	}
+	sync(l.backend, true, "10.244.0.5")
+	var client net.Conn
+	l.pod2.Do(t, func() {
+		var err error
+		client, err = net.DialTimeout("tcp4", "10.96.0.1:80", 2*time.Second)
+		check(t, err)
+	})
+	defer client.Close()
+	server := <-talk
+	defer server.Close()
+	echo := func(when string) {
+		t.Helper()
+		var b [1]byte
+		client.SetDeadline(time.Now().Add(2 * time.Second))
+		server.SetDeadline(time.Now().Add(2 * time.Second))
+		if _, err := client.Write([]byte("x")); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		if _, err := server.Read(b[:]); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	echo("at first")
+	sync(NFTables(testConfig, l.kernel), true, "10.244.0.5")
+	echo("after a restart")
+	sync(l.backend, false, "10.244.0.6")
+	echo("after the endpoint left the Service")
+	sync(l.backend, false, "10.244.0.6 unready")
+	echo("with no endpoint left")
+	check(t, l.kernel.Apply(ctx, nftables.Create(wholeRuleset(testNode, nftables.IPv4))))
+	echo("with the table made anew")
+}
+
 func TestEveryRulesetHoldsInTheKernelAndGoes(t *testing.T) {
 	ns := netnstest.New(t)
 	ctx := context.Background()
