@@ -59,7 +59,7 @@ type Kubelet struct {
 	steps       *steps.Steps
 	writer      *status.Writer
 	prober      *probe.Manager
-	images      *image.Store
+	images      *image.Store // of the runtime
 	sources     *objects
 
 	mu      sync.Mutex

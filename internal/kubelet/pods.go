@@ -103,6 +103,9 @@ func (k *Kubelet) followPods(ctx context.Context, onNode map[types.UID]found) {
 	for ctx.Err() == nil {
 		cache, err := kind.CacheWhere(ctx, scope, pod.ByNode)
 		if err == nil {
+			err = k.sources.nodes.Sync(ctx) // admission looks at the node
+		}
+		if err == nil {
 			first := true
 			err = cache.Follow(ctx, k.apiChange, func() {
 				if first {
@@ -229,6 +232,9 @@ func (k *Kubelet) Pod(namespace, name string) (*v1.Pod, bool) {
 	}
 	return best, best != nil
 }
+
+// Images returns the node's largest images, for its status.
+func (k *Kubelet) Images(ctx context.Context) ([]v1.ContainerImage, error) { return k.images.List(ctx) }
 
 // Evict makes a pod fail, for a reason of the node's own.
 func (k *Kubelet) Evict(uid types.UID, e podsync.Eviction) bool {

@@ -211,7 +211,7 @@ func (k *Kubelet) stopStatic(p *v1.Pod) {
 // very pod, so that this is tried until it works or the pod is gone.
 func (k *Kubelet) mirror(p *v1.Pod) {
 	k.running.Go(func() {
-		for wait := firstMirrorRetry; k.ctx.Err() == nil && k.worker(p.UID) != nil; wait = min(2*wait, lastMirrorRetry) {
+		for wait := firstMirrorRetry; k.ctx.Err() == nil && k.wanted(p.UID); wait = min(2*wait, lastMirrorRetry) {
 			err := k.createMirror(p)
 			if err == nil {
 				return
@@ -237,18 +237,39 @@ func (k *Kubelet) createMirror(p *v1.Pod) error {
 	m.Annotations[v1.MirrorPodAnnotationKey] = m.Annotations[hashAnnotation]
 	controller := true
 	m.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID, Controller: &controller}}
-	_, err := client.For[*v1.Pod](k.Client).Create(k.ctx, m)
-	if apierrors.IsAlreadyExists(err) {
-		return nil // its change has come, or will, and is compared there
+	pods := client.For[*v1.Pod](k.Client)
+	_, err := pods.Create(k.ctx, m)
+	if !apierrors.IsAlreadyExists(err) {
+		return err
 	}
-	return err
+	there, err := pods.Get(k.ctx, m.Namespace, m.Name)
+	if err != nil {
+		return err
+	}
+	if there.Annotations[v1.MirrorPodAnnotationKey] == string(p.UID) {
+		return nil
+	}
+	if pod.IsMirror(there) {
+		k.deleteMirror(there)
+	}
+	return errors.New("another pod of its name is in the API")
+}
+
+// wanted reports whether a static pod is to run.
+func (k *Kubelet) wanted(uid types.UID) bool {
+	w := k.worker(uid)
+	if w == nil || !w.static {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.gone
 }
 
 // mirrorChange takes over a change of a mirror pod: one that is not of a
 // static pod as it is now is deleted, one that went is made again.
 func (k *Kubelet) mirrorChange(m *v1.Pod, deleted bool) {
 	hash := m.Annotations[v1.MirrorPodAnnotationKey]
-	static := k.worker(types.UID(hash))
 	k.mu.Lock()
 	if deleted {
 		delete(k.mirrors, fullName(m))
@@ -259,14 +280,16 @@ func (k *Kubelet) mirrorChange(m *v1.Pod, deleted bool) {
 	switch {
 	case deleted:
 		for _, w := range k.allWorkers() {
-			if w.static && w.name == fullName(m) {
+			if w.name == fullName(m) && k.wanted(w.uid) {
 				k.mirror(w.current())
 			}
 		}
-	case static == nil || m.DeletionTimestamp != nil:
+	case m.DeletionTimestamp != nil || !k.wanted(types.UID(hash)):
 		k.deleteMirror(m)
 	default:
-		static.poke()
+		if w := k.worker(types.UID(hash)); w != nil {
+			w.poke()
+		}
 	}
 }
 

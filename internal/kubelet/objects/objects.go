@@ -18,6 +18,7 @@ import (
 
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/meta"
+	"skiff.dev/skiff/internal/pod"
 	"skiff.dev/skiff/internal/watchcache"
 )
 
@@ -30,6 +31,7 @@ type releaser interface {
 // Objects follows the objects of pods. It is safe for concurrent use.
 type Objects struct {
 	client *client.Client
+	node   string
 	log    *slog.Logger
 
 	mu       sync.Mutex
@@ -51,13 +53,18 @@ type ref struct {
 type watch struct {
 	holders map[types.UID]bool
 	cancel  context.CancelFunc
+	// looked is set by the first look. Until then read are the versions that
+	// holders got; one that differs from the first look's is a change that no
+	// event will tell of.
+	looked bool
+	read   map[string]bool
 }
 
-// New returns Objects that read through c, until Close.
-func New(c *client.Client, log *slog.Logger) *Objects {
+// New returns the objects of a node's pods, read through c, until Close.
+func New(c *client.Client, node string, log *slog.Logger) *Objects {
 	ctx, stop := context.WithCancel(context.Background())
 	return &Objects{
-		client: c, log: log, ctx: ctx, stop: stop,
+		client: c, node: node, log: log, ctx: ctx, stop: stop,
 		watches: map[ref]*watch{}, holds: map[types.UID]map[ref]bool{}, changed: map[types.UID]func(){},
 	}
 }
@@ -70,12 +77,31 @@ func (o *Objects) Close() {
 
 // ConfigMap reads one ConfigMap as the API has it now; read-only.
 func (o *Objects) ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
-	return client.For[*v1.ConfigMap](o.client).Get(ctx, namespace, name)
+	got, err := client.For[*v1.ConfigMap](o.client).Get(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	o.note(ref{false, namespace, name}, got)
+	return got, nil
 }
 
 // Secret reads one Secret as the API has it now; read-only.
 func (o *Objects) Secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
-	return client.For[*v1.Secret](o.client).Get(ctx, namespace, name)
+	got, err := client.For[*v1.Secret](o.client).Get(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	o.note(ref{true, namespace, name}, got)
+	return got, nil
+}
+
+// note remembers which version was read before the first look.
+func (o *Objects) note(r ref, got meta.Object) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if w := o.watches[r]; w != nil && !w.looked {
+		w.read[got.GetResourceVersion()] = true
+	}
 }
 
 // Token asks for a token of a service account.
@@ -127,7 +153,7 @@ func (o *Objects) add(r ref, uid types.UID) {
 	w := o.watches[r]
 	if w == nil {
 		ctx, cancel := context.WithCancel(o.ctx)
-		w = &watch{holders: map[types.UID]bool{}, cancel: cancel}
+		w = &watch{holders: map[types.UID]bool{}, cancel: cancel, read: map[string]bool{}}
 		o.watches[r] = w
 		o.watching.Go(func() { o.follow(ctx, r) })
 	}
@@ -158,40 +184,67 @@ func (r ref) resource() schema.GroupVersionResource {
 	return client.ResourceOf[*v1.ConfigMap]()
 }
 
+const retry = 5 * time.Second
+
 // follow reports the changes of one object until ctx ends.
 func (o *Objects) follow(ctx context.Context, r ref) {
-	const retry = 5 * time.Second
 	for ctx.Err() == nil {
 		var err error
 		if r.secret {
-			err = follow(ctx, client.For[*v1.Secret](o.client), r, o.report)
+			err = follow(ctx, client.For[*v1.Secret](o.client), r, o)
 		} else {
-			err = follow(ctx, client.For[*v1.ConfigMap](o.client), r, o.report)
+			err = follow(ctx, client.For[*v1.ConfigMap](o.client), r, o)
 		}
-		if ctx.Err() != nil {
-			return
-		}
-		o.log.Warn("following an object of a pod", "namespace", r.namespace, "name", r.name, "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(retry):
+		if ctx.Err() == nil {
+			o.log.Warn("following an object of a pod", "namespace", r.namespace, "name", r.name, "err", err)
+			pause(ctx)
 		}
 	}
 }
 
-// follow calls report for every change but the first look: what is there has
-// been read by those who hold it. An object that comes later is a change.
-func follow[T meta.Object](ctx context.Context, kind client.Kind[T], r ref, report func(ref)) error {
+func pause(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(retry):
+	}
+}
+
+// follow reports every change after the first look.
+func follow[T meta.Object](ctx context.Context, kind client.Kind[T], r ref, o *Objects) error {
 	cache, err := kind.CacheWhere(ctx, r.scope())
 	if err != nil {
 		return err
 	}
-	first := true
-	return cache.Follow(ctx, func(client.Change[T]) {
-		if !first {
-			report(r)
+	first, version := true, ""
+	return cache.Follow(ctx, func(ch client.Change[T]) {
+		if first {
+			version = ch.Object().GetResourceVersion()
+		} else {
+			o.report(r)
 		}
-	}, func() { first = false })
+	}, func() {
+		if first {
+			first = false
+			o.look(r, version)
+		}
+	})
+}
+
+// look reports a change that fell between reading an object and the first
+// look at it; version is "" where the object is not there.
+func (o *Objects) look(r ref, version string) {
+	o.mu.Lock()
+	w := o.watches[r]
+	changed := false
+	if w != nil {
+		delete(w.read, version)
+		changed = w.looked || len(w.read) > 0 // a second first look follows a failure
+		w.looked, w.read = true, nil
+	}
+	o.mu.Unlock()
+	if changed {
+		o.report(r)
+	}
 }
 
 // report tells the pods that hold an object.
@@ -206,5 +259,26 @@ func (o *Objects) report(r ref) {
 	o.mu.Unlock()
 	for _, changed := range all {
 		changed()
+	}
+}
+
+// FollowPods calls f with every pod of the node and each change of one, until
+// ctx ends.
+func (o *Objects) FollowPods(ctx context.Context, f func(*v1.Pod)) {
+	kind := client.For[*v1.Pod](o.client)
+	scope := watchcache.Scope{Index: pod.ByNode.Name, Value: o.node}
+	for ctx.Err() == nil {
+		cache, err := kind.CacheWhere(ctx, scope, pod.ByNode)
+		if err == nil {
+			err = cache.Follow(ctx, func(ch client.Change[*v1.Pod]) {
+				if !ch.Deleted {
+					f(ch.New)
+				}
+			}, nil)
+		}
+		if ctx.Err() == nil {
+			o.log.Warn("following the node's pods", "err", err)
+			pause(ctx)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"maps"
+	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -18,6 +19,9 @@ const (
 // own labels and annotations change, and when a token is due. It sleeps while
 // nothing is.
 func (m *Manager) Run(ctx context.Context) {
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	parts.Go(func() { m.Objects.FollowPods(ctx, func(p *v1.Pod) { m.update(ctx, p) }) })
 	for ctx.Err() == nil {
 		now := time.Now()
 		due, next := m.due(now)
@@ -56,7 +60,7 @@ func (m *Manager) due(now time.Time) (uids []types.UID, next time.Time) {
 	defer m.mu.Unlock()
 	for uid, v := range m.pods {
 		switch {
-		case v.fails == 0 && v.dirty, !v.due.IsZero() && !v.due.After(now):
+		case v.dirty, !v.due.IsZero() && !v.due.After(now):
 			uids = append(uids, uid)
 			v.dirty, v.due = false, time.Time{}
 		case !v.due.IsZero() && (next.IsZero() || v.due.Before(next)):
@@ -102,9 +106,9 @@ func hasFiles(vol *v1.Volume) bool {
 	return vol.ConfigMap != nil || vol.Secret != nil || vol.Projected != nil || vol.DownwardAPI != nil
 }
 
-// Update takes over the newest labels and annotations of a pod, which files of
+// update takes over the newest labels and annotations of a pod, which files of
 // the downward API may show. Pods without such files cost nothing.
-func (m *Manager) Update(ctx context.Context, pod *v1.Pod) {
+func (m *Manager) update(ctx context.Context, pod *v1.Pod) {
 	if !usesFields(pod) {
 		return
 	}

@@ -37,6 +37,9 @@ type Objects interface {
 	// those held before for it, and calls changed whenever one of them changes;
 	// changed must not block. Without objects it lets go.
 	Hold(uid types.UID, namespace string, configMaps, secrets []string, changed func())
+	// FollowPods calls f with every pod of the node and each change of one,
+	// until ctx ends.
+	FollowPods(ctx context.Context, f func(*v1.Pod))
 }
 
 // Config is what volumes depend on. All but the functions are required.
