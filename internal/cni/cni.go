@@ -199,22 +199,26 @@ func (n *Network) remove(s *state, a *attachment) error {
 // GC removes all attachments but the ones named, and addresses that belong to
 // none: what a crash between two steps has left.
 func (n *Network) GC(valid []types.GCAttachment) error {
+	keep := map[string]bool{}
+	for _, v := range valid {
+		keep[(&attachment{Container: v.ContainerID, Ifname: v.IfName}).name()] = true
+	}
+	return n.collect(func(a *attachment) bool { return keep[a.name()] })
+}
+
+func (n *Network) collect(keep func(*attachment) bool) error {
 	s, err := openState(n.StateDir)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	keep := map[string]bool{}
-	for _, v := range valid {
-		keep[(&attachment{Container: v.ContainerID, Ifname: v.IfName}).name()] = true
-	}
 	list, err := s.list()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, a := range list {
-		if !keep[a.name()] {
+		if !keep(a) {
 			errs = append(errs, n.remove(s, a))
 		}
 	}

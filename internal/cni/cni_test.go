@@ -402,6 +402,8 @@ func TestInstallAndCleanup(t *testing.T) {
 		n.RuntimeConfig.PortMappings = []PortMapping{{HostPort: 80, ContainerPort: 80}}
 		_, err := n.Add("c0", pod.Path(), "eth0")
 		must(t, err)
+		must(t, Collect(c, []string{"c0", "c9"}))
+		must(t, n.Check("c0", pod.Path(), "eth0"))
 		must(t, Cleanup(context.Background(), c))
 		must(t, Cleanup(context.Background(), c))
 		links, err := netlink.LinkList()

@@ -82,16 +82,31 @@ func conflist(c Config) map[string]any {
 	}
 }
 
+// Collect removes the attachments of sandboxes that are not among live: those
+// whose end the plugin was never told of, because the node lost power or the
+// runtime its memory. Call it before pods are started, with all sandboxes that
+// the runtime knows: one that begins meanwhile is not among them.
+func Collect(c Config, live []string) error {
+	if _, err := os.Stat(c.StateDir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	keep := map[string]bool{}
+	for _, id := range live {
+		keep[id] = true
+	}
+	return c.network().collect(func(a *attachment) bool { return keep[a.Container] })
+}
+
+func (c Config) network() *Network {
+	return &Network{HostPortTable: c.HostPortTable, StateDir: c.StateDir, PodCIDRs: c.PodCIDRs, MTU: c.MTU}
+}
+
 // Cleanup removes all that Install and the plugin have made: the links of
 // pods, routes, tables, configuration and state. The pods must be gone. It
 // removes what it finds and returns what it could not. Forwarding stays on:
 // others may have come to rely on it.
 func Cleanup(ctx context.Context, c Config) error {
-	n := &Network{HostPortTable: c.HostPortTable, StateDir: c.StateDir, PodCIDRs: c.PodCIDRs}
-	var errs []error
-	if _, err := os.Stat(c.StateDir); err == nil {
-		errs = append(errs, n.GC(nil))
-	}
+	errs := []error{Collect(c, nil)}
 	for _, p := range c.PodCIDRs {
 		if err := netlink.RouteDel(unreachable(p)); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("removing route to %s: %w", p, err))
