@@ -110,7 +110,8 @@ func (n *realNode) start() {
 	})
 }
 
-// image builds the runtime's test program into an image and imports it.
+// image builds the runtime's test program and the host's shell with a few
+// tools into an image and imports it.
 func (n *realNode) image(name string) {
 	n.Helper()
 	program := filepath.Join(n.TempDir(), "probe")
@@ -119,13 +120,41 @@ func (n *realNode) image(name string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		n.Fatalf("building the probe: %v\n%s", err, out)
 	}
-	img, err := image.Build(image.Spec{Sources: []image.Source{{Binary: program}}, Entrypoint: []string{"/probe"}})
+	sources := []image.Source{{Binary: program}}
+	for _, tool := range []string{"sh", "cat", "id", "sleep", "grep", "touch", "env"} {
+		path, err := exec.LookPath(tool)
+		n.ok(err)
+		sources = append(sources, image.Source{Binary: path, Target: "/bin/" + tool})
+	}
+	img, err := image.Build(image.Spec{Sources: sources, Entrypoint: []string{"/probe"}, Env: []string{"PATH=/bin"}})
 	n.ok(err)
 	archive, err := os.Create(filepath.Join(n.TempDir(), "probe.tar"))
 	n.ok(err)
 	n.ok(errors.Join(image.WriteArchive(archive, img, name), archive.Close()))
 	_, err = n.rt.Images().Import(n.Context(), archive.Name())
 	n.ok(err)
+}
+
+// shell returns a pod whose container runs a script.
+func (n *realNode) shell(name, script string) *v1.Pod {
+	p := n.pod(name)
+	p.Spec.Containers[0].Command = []string{"/bin/sh", "-c", script}
+	return p
+}
+
+// log returns what the first instance of the pod's container has written.
+func (n *realNode) log(p *v1.Pod) string {
+	n.Helper()
+	l := layout.Below(n.dir)
+	b, err := os.ReadFile(filepath.Join(l.PodLogDir(p), layout.LogPath("main", 0)))
+	n.ok(err)
+	var out strings.Builder
+	for line := range strings.Lines(string(b)) {
+		if parts := strings.SplitN(line, " ", 4); len(parts) == 4 {
+			out.WriteString(parts[3])
+		}
+	}
+	return out.String()
 }
 
 // pod returns a pod on the host's network that runs the program with args.
