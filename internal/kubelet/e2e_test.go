@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -74,6 +75,16 @@ func TestRealExitAndCrash(t *testing.T) {
 	if w := p.Status.ContainerStatuses[0]; w.State.Waiting.Message != want || w.RestartCount != 1 {
 		t.Errorf("waiting %q after %d restarts, want %q after 1", w.State.Waiting.Message, w.RestartCount, want)
 	}
+	bad := n.pod("bad")
+	bad.Spec.Containers[0].Command = []string{"/no/such/program"}
+	n.create(bad)
+	p = n.wait("bad", "refused by the runtime", func(p *v1.Pod) bool {
+		return p != nil && len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+			p.Status.ContainerStatuses[0].State.Waiting.Reason == "RunContainerError"
+	})
+	if last := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.Reason != "StartError" || last.ExitCode != 128 {
+		t.Errorf("last state %+v, want StartError with 128", last)
+	}
 	if !n.events.has("Warning BackOff: Back-off restarting failed container main in pod crash_default(") {
 		t.Errorf("no BackOff event in %q", n.events.list)
 	}
@@ -96,6 +107,14 @@ func TestRealLatency(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("one at a time: p50 %v, p99 %v", took[10].Round(time.Millisecond), took[19].Round(time.Millisecond))
+	began := time.Now()
+	for i := range 20 {
+		n.create(n.pod(fmt.Sprintf("q%d", i)))
+	}
+	for i := range 20 {
+		n.wait(fmt.Sprintf("q%d", i), "running", running)
+	}
+	t.Logf("20 at once, all: %v", time.Since(began).Round(time.Millisecond))
 	if limit := 3 * time.Second; took[10] > limit {
 		t.Errorf("half of the pods took longer than %v", limit)
 	}

@@ -92,12 +92,6 @@ func (o *observer) lookAtContainers(ctx context.Context, list []*runtimeapi.Cont
 	return out, nil
 }
 
-// forgetDetails makes the next look ask for everything again.
-func (o *observer) forgetDetails() {
-	clear(o.sandboxes)
-	clear(o.containers)
-}
-
 // relistEvery is how often all is looked at although no event came, and how
 // long after a lost event stream at the latest.
 const relistEvery = 5 * time.Minute

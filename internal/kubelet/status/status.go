@@ -191,18 +191,16 @@ func (m *maker) again(spec *v1.Container, c *podsync.Container) bool {
 // backoff returns the waiting state of a container that is not started again
 // at once, or nil.
 func (m *maker) backoff(spec *v1.Container, c *podsync.Container) *v1.ContainerStateWaiting {
-	if f, ok := m.Memory.Failed[podsync.ContainerKey(spec.Name)]; ok && !f.At.Before(c.FinishedAt.Truncate(time.Second)) && f.Reason != runContainerError {
-		return m.failed(spec, f)
-	}
 	if m.Now.Before(podsync.RestartAt(c)) {
 		return &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff",
 			Message: "back-off " + c.Backoff.String() + " restarting failed container=" + spec.Name + " pod=" + podsync.Format(m.Pod)}
 	}
+	// A failure since c ended, or the very one that ended it.
+	if f, ok := m.Memory.Failed[podsync.ContainerKey(spec.Name)]; ok && !f.At.Before(c.FinishedAt) {
+		return m.failed(spec, f)
+	}
 	return nil
 }
-
-// runContainerError leaves an instance behind that shows it itself.
-const runContainerError = "RunContainerError"
 
 // waiting returns the state of a container that has no instance yet.
 func (m *maker) waiting(spec *v1.Container) *v1.ContainerStateWaiting {
