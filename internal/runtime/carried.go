@@ -24,6 +24,7 @@ const (
 	runcName       = "runc"
 	shimName       = "containerd-shim-runc-v2"
 	pauseName      = "pause"
+	cniName        = "skiff-cni"
 )
 
 // ErrNotCarried means that this binary was built without the runtime's programs.
@@ -33,7 +34,7 @@ var ErrNotCarried = errors.New("this skiff binary was built without the containe
 // Carried tells whether the programs are inside this binary; the error is ErrNotCarried with the name
 // of the first that is missing.
 func Carried() error {
-	for _, name := range []string{containerdName, runcName, shimName, pauseName} {
+	for _, name := range []string{containerdName, runcName, shimName, pauseName, cniName} {
 		if _, err := carried.Lookup(name); err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)
 		}
@@ -59,7 +60,7 @@ func extract(dir string) error {
 		_ = json.Unmarshal(data, &before) // what cannot be read is extracted again
 	}
 	after := map[string]extracted{}
-	for _, name := range []string{containerdName, runcName, shimName} {
+	for _, name := range []string{containerdName, runcName, shimName, cniName} {
 		p, err := carried.Lookup(name)
 		if err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds what skiff carries inside its binary into bin/: containerd, its shim and runc from their Go
-# modules, and pause from pause/pause.c. Quick when nothing changed: the key is made of the modules'
+# modules, pause from pause/pause.c, and our own CNI plugin. Quick when nothing changed: the key is made of the modules'
 # versions, the toolchain and the sources here. Needs go, gcc and libseccomp's headers.
 set -eu
 cd "$(dirname "$0")"
@@ -11,6 +11,7 @@ key=$({
 	gcc --version | head -n 1
 	grep -E 'opencontainers/|containerd/|libseccomp|cilium/ebpf|golang.org/x/sys|google.golang.org/' "$root/go.mod"
 	cat build.sh pause/pause.c containerd/*.go shim/*.go pack/*.go
+	cat "$root"/cmd/skiff-cni/*.go "$root"/internal/cni/*.go "$root"/internal/nftables/*.go
 } | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat bin/key 2>/dev/null)" = "$key" ]; then
 	exit 0
@@ -32,6 +33,8 @@ CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
 	-o "$tmp/containerd-shim-runc-v2" ./internal/runtime/carried/shim
 CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
 	-o "$tmp/containerd" ./internal/runtime/carried/containerd
+CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
+	-o "$tmp/skiff-cni" ./cmd/skiff-cni
 gcc -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables \
 	-Os -s -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro \
 	-o "$tmp/pause" internal/runtime/carried/pause/pause.c
@@ -39,5 +42,5 @@ gcc -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asy
 # The key goes last: an interrupted run leaves none, and the next one starts over.
 out=internal/runtime/carried/bin
 rm -f "$out/key"
-go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/pause"
+go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/pause" "$tmp/skiff-cni"
 printf '%s' "$key" >"$out/key"
