@@ -32,38 +32,40 @@ var chaosSeeds = flag.Int("chaos.seeds", 20, "how many runs of TestChaos, each o
 func TestChaos(t *testing.T) {
 	for seed := range *chaosSeeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			simulate(t, func(t *testing.T, s *sim) { chaos(t, s, rand.New(rand.NewPCG(uint64(seed), 1))) })
+			simulate(t, func(t *testing.T, s *sim) { chaos(t, s, uint64(seed)) })
 		})
 	}
 }
 
-func chaos(t *testing.T, s *sim, r *rand.Rand) {
+func chaos(t *testing.T, s *sim, seed uint64) {
+	// The fake runtime asks from many goroutines; it has dice of its own.
+	r, dice := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
 	watch := watchPhases(t, s)
 	defer watch()
-	var mu sync.Mutex // the fake runtime asks from many goroutines
+	var mu sync.Mutex
 	faulty := false
 	s.cri.Program = func(c *runtimeapi.ContainerConfig) *fakecri.Program {
 		mu.Lock()
 		defer mu.Unlock()
-		p := &fakecri.Program{StopsAfter: time.Duration(r.IntN(40)) * time.Second}
-		if r.IntN(3) > 0 || c.Metadata.Name[0] == 'i' {
-			p.Runs, p.Exit = time.Duration(1+r.IntN(90))*time.Second, int32(r.IntN(3))
+		p := &fakecri.Program{StopsAfter: time.Duration(dice.IntN(40)) * time.Second}
+		if dice.IntN(3) > 0 || c.Metadata.Name[0] == 'i' {
+			p.Runs, p.Exit = time.Duration(1+dice.IntN(90))*time.Second, int32(dice.IntN(3))
 		}
 		return p
 	}
 	s.cri.Fail = func(string, string) error {
 		mu.Lock()
 		defer mu.Unlock()
-		if faulty && r.IntN(4) == 0 {
+		if faulty && dice.IntN(4) == 0 {
 			return errors.New("injected")
 		}
 		return nil
 	}
 	var names []string
 	for i := range 60 {
-		mu.Lock()
 		n := r.IntN(12)
 		wait := time.Duration(r.IntN(20000)) * time.Millisecond
+		mu.Lock()
 		faulty = r.IntN(5) == 0
 		mu.Unlock()
 		switch {
