@@ -38,6 +38,7 @@ type Controller struct {
 	client    *client.Client
 	workers   int
 	sources   []source
+	starts    []func()
 	rules     []rbacv1.PolicyRule
 	reconcile func(ctx context.Context, key meta.Key) (Result, error)
 
@@ -87,6 +88,10 @@ func Keyed(c *client.Client, name string, reconcile func(context.Context, meta.K
 
 // Workers sets how many keys are reconciled at once; 2 without it.
 func Workers(n int) Option { return func(c *Controller) { c.workers = n } }
+
+// Starts calls f at the start of each Run, when the caches are loaded and
+// nothing has been reconciled yet.
+func Starts(f func()) Option { return func(c *Controller) { c.starts = append(c.starts, f) } }
 
 // Gone calls f instead for keys whose object of the primary kind is not there.
 func Gone[T meta.Object](primary *client.Cache[T], f func(ctx context.Context, key meta.Key) (Result, error)) Option {
@@ -184,6 +189,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		return fmt.Errorf("starting controller %s: %w", c.name, err)
 	}
 	defer c.queue.stop()
+	for _, f := range c.starts {
+		f()
+	}
 	failed := make(chan error, len(c.sources))
 	c.group.start(ctx)
 	for _, s := range c.sources {
