@@ -36,14 +36,20 @@ func Reset(dataDir string) error {
 	l := layoutOf(abs)
 	ctx, cancel := context.WithTimeout(context.Background(), resetTimeout)
 	defer cancel()
-	// The order matters: containerd would start shims again, shims report what is killed, and a mount
-	// is busy while a process uses it.
+	// The order matters: containerd would start shims again, the shims reap what is killed at once where
+	// process 1 may take seconds, a runc that dies with them may have left another process in a group,
+	// and a mount is busy while a process uses it.
 	groups, groupsErr := containerGroups(l)
+	groups = append(groups, cgroup.RootOf(abs))
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
 	err = errors.Join(
-		killContainerd(ctx, l),
-		killShims(ctx, l),
 		groupsErr,
-		removeGroups(ctx, append(groups, cgroup.RootOf(abs))),
+		killContainerd(ctx, l),
+		killGroups(ctx, groups),
+		killShims(ctx, l),
+		killGroups(ctx, groups),
+		removeGroups(groups),
 		unmount(l.run),
 		unmount(abs),
 		remove(l),
@@ -107,22 +113,25 @@ func containerGroups(l layout) ([]string, error) {
 	return groups, errors.Join(failed...)
 }
 
-// removeGroups kills what is in the groups and removes them.
-func removeGroups(ctx context.Context, groups []string) error {
-	slices.Sort(groups)
+// killGroups kills what is in the groups.
+func killGroups(ctx context.Context, groups []string) error {
+	return eachGroup(groups, func(tree *cgroup.Host, group string) error { return tree.Kill(ctx, group) })
+}
+
+// removeGroups removes the groups, which must be empty.
+func removeGroups(groups []string) error {
+	return eachGroup(groups, func(tree *cgroup.Host, group string) error { return tree.Remove(group) })
+}
+
+// eachGroup calls do for each group, with a tree that reaches no further.
+func eachGroup(groups []string, do func(*cgroup.Host, string) error) error {
 	var failed []error
-	for _, group := range slices.Compact(groups) {
+	for _, group := range groups {
 		tree, err := cgroup.New(group)
 		if err != nil {
 			return err
 		}
-		if err := tree.Kill(ctx, group); err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		if err := tree.Remove(group); err != nil {
-			failed = append(failed, err)
-		}
+		failed = append(failed, do(tree, group))
 	}
 	return errors.Join(failed...)
 }
