@@ -77,8 +77,9 @@ func New(c Config) *Kubelet {
 		waiting: map[string]*v1.Pod{}, mirrors: map[string]*v1.Pod{},
 	}
 	k.sources = newObjects(c.Client, c.Layout, c.Node.Name)
-	k.images = image.NewStore(c.Images, k.sources, c.Events, c.Pulls, c.Log)
-	k.images.WatchUse(c.Runtime)
+	k.images = image.NewStore(image.Config{
+		Images: c.Images, Secrets: k.sources, Users: c.Runtime, Events: c.Events, Pulls: c.Pulls, Log: c.Log,
+	})
 	hooks := hook.NewRunner(c.Runtime)
 	k.prober = probe.NewManager(c.Runtime, c.Events, c.Log)
 	k.writer = status.NewWriter(client.For[*v1.Pod](c.Client), k.apiPod, c.Log)

@@ -11,8 +11,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// containers is where the store learns which images are in use.
-type containers interface {
+// Users is where the store learns which images are in use; see cri.Runtime.
+type Users interface {
 	ListContainers(ctx context.Context, filter *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error)
 }
 
@@ -21,10 +21,6 @@ type usage struct{ seen, used time.Time }
 
 // cleanEvery is how often the disk is looked at: nothing tells when it fills up.
 const cleanEvery = 5 * time.Minute
-
-// WatchUse tells the store whose containers count as users of images; without
-// it nothing is removed.
-func (s *Store) WatchUse(c containers) { s.runtime = c }
 
 // Run removes unused images when the disk fills up, until ctx ends.
 func (s *Store) Run(ctx context.Context) {
@@ -37,7 +33,7 @@ func (s *Store) Run(ctx context.Context) {
 		case <-t.C:
 		}
 		if err := s.Clean(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("removing unused images", "err", err)
+			s.Log.Warn("removing unused images", "err", err)
 		}
 	}
 }
@@ -45,9 +41,6 @@ func (s *Store) Run(ctx context.Context) {
 // Clean removes images unused for longer than MaxAge and, if the disk is over
 // HighPercent, the longest unused ones until it is at LowPercent.
 func (s *Store) Clean(ctx context.Context) error {
-	if s.runtime == nil {
-		return nil
-	}
 	total, free, err := s.disk(ctx)
 	if err != nil {
 		return err
@@ -56,11 +49,11 @@ func (s *Store) Clean(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, image := range choose(unused, s.config, total, free, time.Now()) {
-		if err := s.images.RemoveImage(ctx, &runtimeapi.ImageSpec{Image: image.id}); err != nil {
+	for _, image := range choose(unused, s.Pulls, total, free, time.Now()) {
+		if err := s.Images.RemoveImage(ctx, &runtimeapi.ImageSpec{Image: image.id}); err != nil {
 			return fmt.Errorf("removing image %s: %w", image.id, err)
 		}
-		s.log.Info("removed an unused image", "image", image.id, "bytes", image.size)
+		s.Log.Info("removed an unused image", "image", image.id, "bytes", image.size)
 	}
 	return nil
 }
@@ -106,11 +99,11 @@ func latest(u usage) time.Time {
 
 // unused lists the images without a container, and keeps the history.
 func (s *Store) unused(ctx context.Context, now time.Time) ([]candidate, error) {
-	images, err := s.images.ListImages(ctx)
+	images, err := s.Images.ListImages(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
-	list, err := s.runtime.ListContainers(ctx, &runtimeapi.ContainerFilter{})
+	list, err := s.Users.ListContainers(ctx, &runtimeapi.ContainerFilter{})
 	if err != nil {
 		return nil, fmt.Errorf("listing containers: %w", err)
 	}
@@ -143,7 +136,7 @@ func (s *Store) unused(ctx context.Context, now time.Time) ([]candidate, error) 
 
 // disk returns the size and what is free of the file system with the images.
 func (s *Store) disk(ctx context.Context) (total, free uint64, err error) {
-	info, err := s.images.ImageFSInfo(ctx)
+	info, err := s.Images.ImageFSInfo(ctx)
 	if err != nil {
 		return 0, 0, fmt.Errorf("asking for the image file system: %w", err)
 	}

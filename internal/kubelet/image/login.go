@@ -29,9 +29,9 @@ type login struct {
 func (s *Store) logins(ctx context.Context, pod *v1.Pod, image string) ([]*runtimeapi.AuthConfig, error) {
 	var all []login
 	for _, ref := range pod.Spec.ImagePullSecrets {
-		secret, err := s.secrets.Secret(ctx, pod.Namespace, ref.Name)
+		secret, err := s.Secrets.Secret(ctx, pod.Namespace, ref.Name)
 		if apierrors.IsNotFound(err) {
-			s.events.Warning(pod, "FailedToRetrieveImagePullSecret",
+			s.Events.Warning(pod, "FailedToRetrieveImagePullSecret",
 				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name)
 			continue
 		}

@@ -48,19 +48,24 @@ type Events interface {
 	Warning(obj meta.Object, reason, note string, args ...any)
 }
 
+// Config is what a store depends on. All of it is required.
+type Config struct {
+	Images  cri.Images
+	Secrets Secrets
+	Users   Users
+	Events  Events
+	Pulls   PullConfig
+	Log     *slog.Logger
+}
+
 // Store keeps the images of the node. It is safe for concurrent use.
 type Store struct {
-	images  cri.Images
-	secrets Secrets
-	events  Events
-	config  PullConfig
-	log     *slog.Logger
-	slots   chan struct{} // nil for no limit
+	Config
+	slots chan struct{} // nil for no limit
 
 	mu      sync.Mutex
 	backoff map[pullKey]backoff
 	history map[string]usage // by image id, for the clean-up
-	runtime containers
 }
 
 type pullKey struct {
@@ -81,11 +86,10 @@ const (
 )
 
 // NewStore returns a store over the runtime's images.
-func NewStore(images cri.Images, secrets Secrets, events Events, config PullConfig, log *slog.Logger) *Store {
-	s := &Store{images: images, secrets: secrets, events: events, config: config, log: log,
-		backoff: map[pullKey]backoff{}, history: map[string]usage{}}
-	if config.Parallel > 0 {
-		s.slots = make(chan struct{}, config.Parallel)
+func NewStore(c Config) *Store {
+	s := &Store{Config: c, backoff: map[pullKey]backoff{}, history: map[string]usage{}}
+	if c.Pulls.Parallel > 0 {
+		s.slots = make(chan struct{}, c.Pulls.Parallel)
 	}
 	return s
 }
@@ -96,24 +100,24 @@ func (s *Store) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (strin
 	name, err := normalize(c.Image)
 	if err != nil {
 		message := fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)
-		s.events.Warning(pod, "InspectFailed", "%s", message)
+		s.Events.Warning(pod, "InspectFailed", "%s", message)
 		return "", s.failed(pod, c, InvalidImageName, message)
 	}
 	spec := &runtimeapi.ImageSpec{Image: name, UserSpecifiedImage: c.Image}
-	have, err := s.images.ImageStatus(ctx, spec)
+	have, err := s.Images.ImageStatus(ctx, spec)
 	if err != nil {
 		message := fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)
-		s.events.Warning(pod, "InspectFailed", "%s", message)
+		s.Events.Warning(pod, "InspectFailed", "%s", message)
 		return "", s.failed(pod, c, ErrImageInspect, message)
 	}
 	switch {
 	case have != nil && c.ImagePullPolicy != v1.PullAlways:
-		s.events.Normal(pod, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+		s.Events.Normal(pod, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
 		s.succeeded(pod, c, have.Id)
 		return have.Id, nil
 	case have == nil && c.ImagePullPolicy == v1.PullNever:
 		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
-		s.events.Warning(pod, ErrImageNeverPull, "%s", message)
+		s.Events.Warning(pod, ErrImageNeverPull, "%s", message)
 		return "", s.failed(pod, c, ErrImageNeverPull, message)
 	}
 	return s.pull(ctx, pod, c, spec)
@@ -121,7 +125,7 @@ func (s *Store) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container) (strin
 
 func (s *Store) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *runtimeapi.ImageSpec) (string, error) {
 	asked := time.Now()
-	s.events.Normal(pod, "Pulling", "Pulling image %q", c.Image)
+	s.Events.Normal(pod, "Pulling", "Pulling image %q", c.Image)
 	if s.slots != nil {
 		select {
 		case s.slots <- struct{}{}:
@@ -137,15 +141,15 @@ func (s *Store) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *ru
 			return "", &Error{Reason: ErrImagePull, Message: err.Error()}
 		}
 		reason, message := explain(err)
-		s.events.Warning(pod, "Failed", "Failed to pull image %q: %s", c.Image, message)
-		s.events.Warning(pod, "Failed", "Error: %s", reason)
+		s.Events.Warning(pod, "Failed", "Failed to pull image %q: %s", c.Image, message)
+		s.Events.Warning(pod, "Failed", "Error: %s", reason)
 		return "", s.failed(pod, c, reason, message)
 	}
 	size := uint64(0)
-	if got, err := s.images.ImageStatus(ctx, &runtimeapi.ImageSpec{Image: ref}); err == nil && got != nil {
+	if got, err := s.Images.ImageStatus(ctx, &runtimeapi.ImageSpec{Image: ref}); err == nil && got != nil {
 		size = got.Size
 	}
-	s.events.Normal(pod, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
+	s.Events.Normal(pod, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		c.Image, time.Since(began).Truncate(time.Millisecond), time.Since(asked).Truncate(time.Millisecond), size)
 	s.succeeded(pod, c, ref)
 	return ref, nil
@@ -159,11 +163,11 @@ func (s *Store) pullAs(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageS
 		return "", err
 	}
 	if len(logins) == 0 {
-		return s.images.PullImage(ctx, spec, nil, nil)
+		return s.Images.PullImage(ctx, spec, nil, nil)
 	}
 	var failures []error
 	for _, login := range logins {
-		ref, err := s.images.PullImage(ctx, spec, login, nil)
+		ref, err := s.Images.PullImage(ctx, spec, login, nil)
 		if err == nil {
 			return ref, nil
 		}
@@ -224,7 +228,7 @@ const maxListed = 50
 // List returns the node's largest images for its status, which the scheduler
 // prefers nodes by.
 func (s *Store) List(ctx context.Context) ([]v1.ContainerImage, error) {
-	images, err := s.images.ListImages(ctx)
+	images, err := s.Images.ListImages(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
