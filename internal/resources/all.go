@@ -12,6 +12,7 @@ import (
 	"skiff.dev/skiff/internal/resources/apps"
 	"skiff.dev/skiff/internal/resources/authentication"
 	"skiff.dev/skiff/internal/resources/authorization"
+	"skiff.dev/skiff/internal/resources/certificates"
 	"skiff.dev/skiff/internal/resources/coordination"
 	"skiff.dev/skiff/internal/resources/core"
 	"skiff.dev/skiff/internal/resources/discovery"
@@ -54,6 +55,7 @@ func All(n Needs) []resource.Any {
 		resource.Of(authorization.SelfSubjectAccessReview(n.Authorizer)),
 		resource.Of(authorization.SelfSubjectRulesReview(n.Rules)),
 		resource.Of(authorization.SubjectAccessReview(n.Authorizer)),
+		resource.Of(certificates.SigningRequest),
 		resource.Of(coordination.Lease),
 		resource.Of(discovery.EndpointSlice),
 		resource.AliasOf(coreEvents, events.New(events.DefaultTTL), events.ToCore, events.FromCore),
