@@ -181,7 +181,9 @@ func TestRealHooksAndProbes(t *testing.T) {
 // and started again.
 func TestRealLimitsAndKill(t *testing.T) {
 	n := newRealNode(t)
-	p := n.shell("limits", `cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; while true; do sleep 0.1; done`)
+	p := n.shell("limits", `cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; touch /told; while true; do sleep 0.1; done`)
+	p.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 5,
+		ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"/bin/sh", "-c", "cat /told"}}}}
 	p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")}
 	p.Spec.Containers[0].Resources.Requests = p.Spec.Containers[0].Resources.Limits
 	n.create(p)

@@ -132,7 +132,7 @@ func (m *Memory) Done(a Action, r Result, now time.Time) {
 }
 
 const (
-	firstRetry = time.Second
+	firstRetry = 500 * time.Millisecond
 	lastRetry  = 30 * time.Second
 )
 
