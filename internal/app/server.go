@@ -232,8 +232,8 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 			CIDRs:         []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)},
 			FirstNodePort: int32(first), LastNodePort: int32(last),
 		},
-		Advertise: advertise,
-		Nodes:     s.kubeletTransport(),
+		Advertise: advertise, ClusterDNS: s.clusterDNS(), Roles: s.controllerRoles(),
+		Nodes: s.kubeletTransport(),
 	})
 	if err == nil {
 		s.onClose(s.cp.Close)

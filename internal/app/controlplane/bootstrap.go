@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -41,6 +42,7 @@ func (cp *ControlPlane) Bootstrap(ctx context.Context) error {
 		g.Go(func() error { return ensure(gctx, c, pc, nil) })
 	}
 	policy := bootstrap.Default()
+	cp.addOwnPolicy(policy)
 	for _, want := range policy.ClusterRoles {
 		g.Go(func() error { return ensure(gctx, c, want, reconciled(rbac.ReconcileClusterRole, want)) })
 	}
@@ -69,6 +71,9 @@ func (cp *ControlPlane) bootstrapNamespaced(ctx context.Context, c *client.Clien
 	}
 	if cp.cfg.Advertise.IsValid() {
 		g.Go(func() error { return cp.bootstrapService(ctx, c) })
+	}
+	if cp.cfg.ClusterDNS.IsValid() {
+		g.Go(func() error { return ensure(ctx, c, dnsService(cp.cfg.ClusterDNS), nil) })
 	}
 	return g.Wait()
 }
@@ -171,3 +176,24 @@ func (cp *ControlPlane) bootstrapService(ctx context.Context, c *client.Client) 
 		return have, rbac.Update
 	})
 }
+
+// dnsService is how pods find the cluster's DNS. Every node answers on its
+// address itself, so it has no endpoints and the proxies leave it alone.
+func dnsService(ip netip.Addr) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "kube-dns", Namespace: metav1.NamespaceSystem,
+			Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", proxyLabel: "skiff-dns"},
+		},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: ip.String(),
+			Ports: []corev1.ServicePort{
+				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53},
+				{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53},
+			},
+		},
+	}
+}
+
+// proxyLabel names the proxy of a Service that is not the node's usual one.
+const proxyLabel = "service.kubernetes.io/service-proxy-name"

@@ -50,6 +50,10 @@ type Config struct {
 	// Advertise is where nodes and pods reach the API server; it becomes the
 	// endpoint of the service "kubernetes". Invalid for none.
 	Advertise netip.AddrPort
+	// ClusterDNS is the address of the service "kube-dns"; invalid for none.
+	ClusterDNS netip.Addr
+	// Roles are the rights of skiff's own controllers.
+	Roles []Role
 	// Nodes connects to kubelets.
 	Nodes http.RoundTripper
 	// Metrics is told of every request, may be nil.

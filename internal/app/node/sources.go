@@ -120,58 +120,60 @@ func (s proxySource) Follow(ctx context.Context, changed func([]proxy.Key)) erro
 	if err := s.slices.Sync(ctx); err != nil {
 		return err
 	}
-	batches := make(chan []proxy.Key)
+	batches := make(chan batch)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return follow(ctx, s.services.services, batches, keyOfService) })
 	g.Go(func() error { return follow(ctx, s.slices, batches, keyOfSlice) })
 	g.Go(func() error {
-		var first []proxy.Key // what there is, of either kind
-		for range 2 {
+		var held []proxy.Key
+		for waiting := 2; ; { // for the first batch of either kind: all there is
 			select {
-			case keys := <-batches:
-				first = append(first, keys...)
+			case b := <-batches:
+				held = append(held, b.keys...)
+				if b.first {
+					waiting--
+				}
 			case <-ctx.Done():
 				return nil
 			}
-		}
-		changed(first)
-		for {
-			select {
-			case keys := <-batches:
-				changed(keys)
-			case <-ctx.Done():
-				return nil
+			if waiting == 0 {
+				changed(held)
+				held = nil
 			}
 		}
 	})
 	return g.Wait()
 }
 
+// batch is the Services that changes of one cache concern.
+type batch struct {
+	keys  []proxy.Key
+	first bool // of its cache: all there is
+}
+
 // follow sends the keys of each batch of changes; the first batch is sent even
 // if it is empty.
-func follow[T meta.Object](ctx context.Context, cache client.Cache[T], batches chan<- []proxy.Key, key func(T) (proxy.Key, bool)) error {
-	var keys []proxy.Key
-	first := true
+func follow[T meta.Object](ctx context.Context, cache client.Cache[T], batches chan<- batch, key func(T) (proxy.Key, bool)) error {
+	next := batch{first: true}
 	return cache.Follow(ctx, func(ch client.Change[T]) {
 		if k, ok := key(ch.Object()); ok {
-			keys = append(keys, k)
+			next.keys = append(next.keys, k)
 		}
 		if ch.Created || ch.Deleted {
 			return
 		}
 		if k, ok := key(ch.Old); ok { // a slice may have moved to another service
-			keys = append(keys, k)
+			next.keys = append(next.keys, k)
 		}
 	}, func() {
-		if len(keys) == 0 && !first {
+		if len(next.keys) == 0 && !next.first {
 			return
 		}
-		first = false
 		select {
-		case batches <- keys:
+		case batches <- next:
 		case <-ctx.Done():
 		}
-		keys = nil
+		next = batch{}
 	})
 }
 

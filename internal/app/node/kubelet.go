@@ -1,0 +1,95 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"skiff.dev/skiff/internal/apiserver/authz"
+	"skiff.dev/skiff/internal/cgroup"
+	"skiff.dev/skiff/internal/kubelet"
+	"skiff.dev/skiff/internal/kubelet/cri/config"
+	"skiff.dev/skiff/internal/kubelet/image"
+	"skiff.dev/skiff/internal/kubelet/layout"
+	"skiff.dev/skiff/internal/kubelet/logs"
+	"skiff.dev/skiff/internal/kubelet/objects"
+	"skiff.dev/skiff/internal/kubelet/podcgroup"
+	"skiff.dev/skiff/internal/kubelet/volume"
+	"skiff.dev/skiff/internal/mount"
+)
+
+// KubeletServer is how the kubelet's API is served, and to whom.
+type KubeletServer struct {
+	Port           int
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	ClientCAs      *x509.CertPool
+	Authorizer     authz.Authorizer
+}
+
+// runKubelet runs the node's pods.
+func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
+	l := layout.Below(n.dir("kubelet"))
+	root := cgroup.RootOf(n.DataDir)
+	tree, err := cgroup.New(root)
+	if err != nil {
+		return fmt.Errorf("opening control groups: %w", err)
+	}
+	groups, err := podcgroup.New(tree, root, 0)
+	if err != nil {
+		return err
+	}
+	objs := objects.New(n.Client, n.Name, n.Log)
+	defer objs.Close()
+	volumes := volume.New(volume.Config{Layout: l, Mounter: mount.New(), Objects: objs, Log: n.Log, Allocatable: n.allocatable})
+	g.Go(func() error { volumes.Run(ctx); return nil })
+	k := kubelet.New(kubelet.Config{
+		Client: n.Client, Events: n.events, Runtime: n.cri, Images: n.cri, Volumes: volumes, Cgroups: groups,
+		Node: config.Node{
+			Name: n.Name, ClusterDNS: []string{n.ClusterDNS.String()}, ClusterDomain: n.ClusterDomain, ResolvConf: resolvConf,
+			Allocatable: n.allocatable, MemoryBytes: memoryBytes(), MinOOMScoreAdj: minOOMScoreAdj(),
+		},
+		HostIPs: func() []string { return []string{n.IP.String()} },
+		Layout:  l, StaticPodPath: n.dir("manifests"), MaxPods: n.MaxPods,
+		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log,
+	})
+	if err := n.register(ctx, g, k, tree); err != nil {
+		return err
+	}
+	return k.Run(ctx)
+}
+
+// memoryBytes is all the memory the host has.
+func memoryBytes() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
+}
+
+// minOOMScoreAdj is the lowest value a child may be given: without
+// CAP_SYS_RESOURCE, the one this process has itself.
+func minOOMScoreAdj() int64 {
+	const lowest = -1000
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&head, &data[0]) == nil && data[unix.CAP_SYS_RESOURCE/32].Effective&(1<<(unix.CAP_SYS_RESOURCE%32)) != 0 {
+		return lowest
+	}
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0
+	}
+	own, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return own
+}
