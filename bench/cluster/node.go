@@ -1,0 +1,40 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"skiff.dev/skiff/bench/load"
+)
+
+// ErrNoNode says that no node became ready in time.
+var ErrNoNode = errors.New("no node became ready")
+
+// WaitNode waits until a node is Ready.
+func WaitNode(ctx context.Context, c *load.Client, patience time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, ErrNoNode)
+	defer cancel()
+	seen := errors.New("seen")
+	err := c.Watch(ctx, "/api/v1/nodes?watch=1", load.JSON, func() {}, func(event []byte) error {
+		var node corev1.Node
+		if err := load.Object(event, &node); err != nil {
+			return err
+		}
+		for _, cond := range node.Status.Conditions {
+			if cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionTrue {
+				return seen
+			}
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, seen):
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return err
+}
