@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"net/netip"
 
 	"golang.org/x/sync/errgroup"
 
@@ -9,35 +10,77 @@ import (
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/controller"
+	"skiff.dev/skiff/internal/controllers/bootstraptoken"
+	"skiff.dev/skiff/internal/controllers/csr"
 	"skiff.dev/skiff/internal/controllers/deployment"
 	"skiff.dev/skiff/internal/controllers/endpoints"
 	"skiff.dev/skiff/internal/controllers/endpointslice"
+	"skiff.dev/skiff/internal/controllers/namespace"
+	"skiff.dev/skiff/internal/controllers/nodeipam"
+	"skiff.dev/skiff/internal/controllers/nodelifecycle"
+	"skiff.dev/skiff/internal/controllers/podgc"
 	"skiff.dev/skiff/internal/controllers/replicaset"
 	"skiff.dev/skiff/internal/controllers/rootca"
 	"skiff.dev/skiff/internal/controllers/serviceaccount"
+	"skiff.dev/skiff/internal/controllers/tainteviction"
 	"skiff.dev/skiff/internal/pki"
+	"skiff.dev/skiff/internal/resource"
 	"skiff.dev/skiff/internal/scheduler"
 )
 
-// controllers makes all controllers over the clients that of returns, keyed by
-// the service account under which each runs.
-func (s *server) controllers(of func(name string) *client.Client, events client.Events) map[string]*controller.Controller {
-	return map[string]*controller.Controller{
-		"deployment":             deployment.New(of("deployment"), events),
-		"replicaset":             replicaset.New(of("replicaset"), events),
-		"endpointslice":          endpointslice.New(of("endpointslice"), events, endpointslice.DefaultMax),
-		"endpoint":               endpoints.New(of("endpoint"), events),
-		"service-account":        serviceaccount.New(of("service-account")),
-		"root-ca-cert-publisher": rootca.New(of("root-ca-cert-publisher"), pki.EncodeCert(s.cluster.CA.Cert)),
-	}
+// An account is a service account and a controller that runs under it.
+type account struct {
+	name       string
+	controller *controller.Controller
 }
 
-// controllerRoles are the rights that the controllers declare.
-func (s *server) controllerRoles() (roles []controlplane.Role) {
-	for account, c := range s.controllers(func(string) *client.Client { return nil }, nil) {
-		roles = append(roles, controlplane.Role{Controller: account, Rules: c.Rules()})
+// controllers makes all controllers over the clients that of returns, by their
+// accounts.
+func (s *server) controllers(of func(name string) *client.Client, events client.Events) ([]account, error) {
+	ipam, err := nodeipam.New(of("node"), events, nodeipam.Config{
+		Cluster:  []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
+		Services: []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)},
+		Bits4:    24, Bits6: 64,
+	})
+	if err != nil {
+		return nil, err
 	}
-	return roles
+	return []account{
+		{"deployment", deployment.New(of("deployment"), events)},
+		{"replicaset", replicaset.New(of("replicaset"), events)},
+		{"endpointslice", endpointslice.New(of("endpointslice"), events, endpointslice.DefaultMax)},
+		{"endpoint", endpoints.New(of("endpoint"), events)},
+		{"service-account", serviceaccount.New(of("service-account"))},
+		{"root-ca-cert-publisher", rootca.New(of("root-ca-cert-publisher"), pki.EncodeCert(s.cluster.CA.Cert))},
+		{"namespace", namespace.New(of("namespace"), s.served)},
+		{"node", ipam},
+		{"node", nodelifecycle.New(of("node"), events, nodelifecycle.Default())},
+		{"node", tainteviction.New(of("node"), events)},
+		{"pod-garbage-collector", podgc.New(of("pod-garbage-collector"), podgc.DefaultThreshold)},
+		{"certificate", csr.NewApprover(of("certificate"))},
+		{"certificate", csr.NewSigner(of("certificate"), s.cluster.CA, pki.DefaultLifetime)},
+		{"certificate", csr.NewCleaner(of("certificate"))},
+		{"token-cleaner", bootstraptoken.New(of("token-cleaner"))},
+	}, nil
+}
+
+// served lists what the API serves, for the controllers that look at all of it.
+func (s *server) served(context.Context) (found []controller.Resource, err error) {
+	for _, r := range s.cp.Engine.Resources() {
+		if i := r.Info(); !i.Virtual {
+			found = append(found, controller.Resource{GroupVersionResource: i.Name.GVR(), Kind: i.Name.Kind, Namespaced: i.Scope == resource.Namespaced})
+		}
+	}
+	return found, nil
+}
+
+// controllerRoles are the rights that the controllers declare, by account.
+func (s *server) controllerRoles() (roles []controlplane.Role, err error) {
+	all, err := s.controllers(func(string) *client.Client { return nil }, nil)
+	for _, a := range all {
+		roles = append(roles, controlplane.Role{Account: a.name, Controller: a.controller.Name(), Rules: a.controller.Rules()})
+	}
+	return roles, err
 }
 
 // startControllers runs the controllers and the scheduler on in-process
@@ -52,8 +95,12 @@ func (s *server) startControllers(ctx context.Context, g *errgroup.Group) {
 		events := client.NewRecorder(s.cp.Client(&request.User{Name: "system:kube-controller-manager", Groups: []string{request.GroupAuthenticated}},
 			"kube-controller-manager"), "controller-manager", "")
 		g.Go(func() error { return events.Run(ctx) })
-		for _, c := range s.controllers(s.cp.Controller, events) {
-			g.Go(func() error { return c.Run(ctx) })
+		all, err := s.controllers(s.cp.Controller, events)
+		if err != nil {
+			return err
+		}
+		for _, a := range all {
+			g.Go(func() error { return a.controller.Run(ctx) })
 		}
 		return s.runScheduler(ctx, g)
 	})

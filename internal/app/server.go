@@ -83,6 +83,7 @@ func runServer(ctx context.Context, cfg Config) error {
 	// The parts end when ctx does, or all together when one of them fails.
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serve(ctx) })
+	g.Go(func() error { return s.watchStore(ctx) })
 	g.Go(func() error { return s.bootstrap(ctx) })
 	s.startControllers(ctx, g)
 	if !cfg.DisableAgent {
@@ -161,6 +162,20 @@ func (s *server) openStore(ctx context.Context) (err error) {
 	return err
 }
 
+// watchStore ends the server when the store inside it has given up.
+func (s *server) watchStore(ctx context.Context) error {
+	inside, ok := s.store.(interface{ Failed() <-chan struct{} })
+	if !ok {
+		return nil
+	}
+	select {
+	case <-inside.Failed():
+		return errors.New("the store has failed; its messages above say why")
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 func (s *server) certificates(ctx context.Context) (err error) {
 	if s.cluster, err = pki.LoadOrCreateCluster(filepath.Join(s.cfg.DataDir, "pki")); err != nil {
 		return err
@@ -224,6 +239,10 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	roles, err := s.controllerRoles()
+	if err != nil {
+		return err
+	}
 	s.cp, err = controlplane.Start(ctx, controlplane.Config{
 		Store: s.store, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain,
 		ServiceAccountKey: s.cluster.ServiceAccountKey,
@@ -232,7 +251,7 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 			CIDRs:         []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)},
 			FirstNodePort: int32(first), LastNodePort: int32(last),
 		},
-		Advertise: advertise, ClusterDNS: s.clusterDNS(), Roles: s.controllerRoles(),
+		Advertise: advertise, ClusterDNS: s.clusterDNS(), Roles: roles,
 		Nodes: s.kubeletTransport(),
 	})
 	if err == nil {

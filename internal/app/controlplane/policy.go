@@ -11,6 +11,7 @@ import (
 // A Role is what one of skiff's own controllers declares that it reads and
 // writes.
 type Role struct {
+	Account    string // of kube-system, without the suffix "-controller"
 	Controller string
 	Rules      []rbacv1.PolicyRule
 }
@@ -19,7 +20,7 @@ type Role struct {
 // it: the controllers' declared rights, and the nodes' view of the network.
 func (cp *ControlPlane) addOwnPolicy(p *bootstrap.Policy) {
 	for _, r := range cp.cfg.Roles {
-		account := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: accountOf(r.Controller)}
+		account := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: accountOf(r.Account)}
 		grant(p, "skiff:controller:"+r.Controller, r.Rules, account)
 	}
 	// Every node routes to the pods of all others, and serves all Services.

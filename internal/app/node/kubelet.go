@@ -45,23 +45,24 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	report, err := n.register(ctx, g)
+	if err != nil {
+		return err
+	}
 	objs := objects.New(n.Client, n.Name, n.Log)
 	defer objs.Close()
-	volumes := volume.New(volume.Config{Layout: l, Mounter: mount.New(), Objects: objs, Log: n.Log, Allocatable: n.allocatable})
+	volumes := volume.New(volume.Config{Layout: l, Mounter: mount.New(), Objects: objs, Log: n.Log, Allocatable: report.Allocatable})
 	g.Go(func() error { volumes.Run(ctx); return nil })
 	k := kubelet.New(kubelet.Config{
 		Client: n.Client, Events: n.events, Runtime: n.cri, Images: n.cri, Volumes: volumes, Cgroups: groups,
 		Node: config.Node{
 			Name: n.Name, ClusterDNS: []string{n.ClusterDNS.String()}, ClusterDomain: n.ClusterDomain, ResolvConf: resolvConf,
-			Allocatable: n.allocatable, MemoryBytes: memoryBytes(), MinOOMScoreAdj: minOOMScoreAdj(),
+			Allocatable: report.Allocatable, MemoryBytes: memoryBytes(), MinOOMScoreAdj: minOOMScoreAdj(),
 		},
 		HostIPs: func() []string { return []string{n.IP.String()} },
 		Layout:  l, StaticPodPath: n.dir("manifests"), MaxPods: n.MaxPods,
 		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log,
 	})
-	if err := n.register(ctx, g, k, tree); err != nil {
-		return err
-	}
 	return k.Run(ctx)
 }
 

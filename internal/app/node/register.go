@@ -2,51 +2,92 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
-	"time"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"skiff.dev/skiff/internal/cgroup"
-	"skiff.dev/skiff/internal/client"
-	"skiff.dev/skiff/internal/kubelet"
+	"skiff.dev/skiff/internal/kubelet/nodestatus"
 )
 
-func (n *Node) allocatable() corev1.ResourceList {
-	return corev1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("20Gi"), "pods": resource.MustParse("110"), "ephemeral-storage": resource.MustParse("50Gi")}
+// reporter returns what registers the node and reports its status.
+func (n *Node) reporter(cidrs func([]string)) (*nodestatus.Reporter, error) {
+	machine, err := nodestatus.ReadMachine(n.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("reading what this machine has: %w", err)
+	}
+	taints, err := taintsOf(n.Taints)
+	if err != nil {
+		return nil, err
+	}
+	return nodestatus.New(nodestatus.Config{
+		Client: n.Client, Events: n.events, Runtime: n.cri, Log: n.Log,
+		Name: n.Name, Hostname: n.Name, HostIPs: func() []string { return []string{n.IP.String()} },
+		Port: int32(n.Kubelet.Port), Machine: machine, MaxPods: int64(n.MaxPods), Reserve: nodestatus.DefaultReserve(),
+		Labels: n.Labels, Taints: taints, PodCIDRs: cidrs,
+	}), nil
 }
 
-func (n *Node) register(ctx context.Context, g *errgroup.Group, k *kubelet.Kubelet, tree cgroup.Tree) error {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{"kubernetes.io/hostname": n.Name}}}
-	node.Spec.PodCIDR, node.Spec.PodCIDRs = "10.244.0.0/24", []string{"10.244.0.0/24"}
-	nodes := client.For[*corev1.Node](n.Client)
-	var err error
-	for range 50 {
-		if _, err = nodes.Get(ctx, "", n.Name); err == nil {
-			break
+// register reports the node and connects its pods whenever it is given their
+// networks.
+func (n *Node) register(ctx context.Context, g *errgroup.Group) (*nodestatus.Reporter, error) {
+	given := make(chan []string, 1)
+	r, err := n.reporter(func(cidrs []string) {
+		select {
+		case <-given: // one that nobody has taken yet is out of date
+		default:
 		}
-		if _, err = nodes.Create(ctx, node); err == nil {
-			break
+		given <- cidrs
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.Go(func() error { r.Run(ctx); return nil })
+	g.Go(func() error { return n.followPodCIDRs(ctx, given, r.Changed) })
+	g.Go(func() error {
+		select {
+		case <-r.Ready():
+			n.Progress.Say("node %s is ready", n.Name)
+		case <-ctx.Done():
 		}
-		time.Sleep(100 * time.Millisecond)
+		return nil
+	})
+	return r, nil
+}
+
+func (n *Node) followPodCIDRs(ctx context.Context, given <-chan []string, changed func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case texts := <-given:
+			cidrs := make([]netip.Prefix, 0, len(texts))
+			for _, t := range texts {
+				p, err := netip.ParsePrefix(t)
+				if err != nil {
+					return fmt.Errorf("reading the pod CIDRs of node %s: %w", n.Name, err)
+				}
+				cidrs = append(cidrs, p)
+			}
+			if err := n.connect(ctx, cidrs); err != nil {
+				return err
+			}
+			changed()
+		}
 	}
-	if err != nil {
-		return err
+}
+
+// taintsOf reads key[=value]:effect.
+func taintsOf(texts []string) (taints []corev1.Taint, err error) {
+	for _, t := range texts {
+		head, effect, ok := strings.Cut(t, ":")
+		key, value, _ := strings.Cut(head, "=")
+		if !ok || key == "" || effect == "" {
+			return nil, fmt.Errorf("--register-with-taints: %q is not key=value:effect", t)
+		}
+		taints = append(taints, corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)})
 	}
-	got, err := nodes.Get(ctx, "", n.Name)
-	if err != nil {
-		return err
-	}
-	got = got.DeepCopy()
-	got.Spec.Taints = nil
-	got.Status.Capacity, got.Status.Allocatable = n.allocatable(), n.allocatable()
-	got.Status.Addresses = []corev1.NodeAddress{{Type: "InternalIP", Address: n.IP.String()}, {Type: "Hostname", Address: n.Name}}
-	got.Status.Conditions = []corev1.NodeCondition{{Type: "Ready", Status: "True", Reason: "KubeletReady", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}}
-	if _, err = nodes.UpdateStatus(ctx, got); err != nil {
-		return err
-	}
-	return n.connect(ctx, []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24")})
+	return taints, nil
 }
