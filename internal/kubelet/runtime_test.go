@@ -27,14 +27,6 @@ import (
 	skiffruntime "skiff.dev/skiff/internal/runtime"
 )
 
-// TestMain lets the test binary become containerd, as skiff's own main does.
-func TestMain(m *testing.M) {
-	if handled, code := skiffruntime.Reexec(os.Args); handled {
-		os.Exit(code)
-	}
-	os.Exit(m.Run())
-}
-
 // realNode is a kubelet over the real container runtime.
 type realNode struct {
 	testing.TB
