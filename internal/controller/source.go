@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff.dev/skiff/internal/client"
@@ -50,13 +51,24 @@ func (s *typedSource[T]) follow(ctx context.Context, q *queue) error {
 	}, nil)
 }
 
-// Follows opens the tables of the resources that list returns when the
-// controller starts, and wakes the keys that keys returns for each event.
-// Objects that are there already come as Added. What the tables are used for
-// is declared with Writes.
+// A Resource is one that the API serves.
+type Resource struct {
+	schema.GroupVersionResource
+	Kind       string
+	Namespaced bool
+}
+
+// Resources lists what the API serves and what can be listed, watched and
+// deleted. What could not be found out comes as an error besides what could.
+type Resources func(ctx context.Context) ([]Resource, error)
+
+// Follows opens the tables of the resources that list returns when Run starts,
+// and wakes the keys that keys returns for each event. Objects that are there
+// already come as Added, and may come so again.
 func Follows(list func(ctx context.Context) ([]schema.GroupVersionResource, error), opened func(schema.GroupVersionResource, *watchcache.Table), keys func(schema.GroupVersionResource, *watchcache.Event) []meta.Key) Option {
 	return func(c *Controller) {
 		c.sources = append(c.sources, &tableSource{list: list, opened: opened, keys: keys})
+		c.rules = append(c.rules, rbacv1.PolicyRule{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"list", "watch"}})
 	}
 }
 
@@ -110,6 +122,7 @@ func (s *tableSource) follow(ctx context.Context, q *queue) error {
 					failed <- err
 					return
 				}
+				s.all(q) // deletions may have been missed, which concern the others
 			}
 		})
 	}
@@ -138,6 +151,15 @@ func (s *tableSource) followTable(ctx context.Context, gvr schema.GroupVersionRe
 		}
 		for _, e := range events {
 			s.add(q, gvr, e)
+		}
+	}
+}
+
+// all adds every object there is.
+func (s *tableSource) all(q *queue) {
+	for gvr, t := range s.tables {
+		for item := range t.Snapshot().In(watchcache.Scope{}) {
+			s.add(q, gvr, &watchcache.Event{Type: watchcache.Added, Item: item, Rev: item.Rev})
 		}
 	}
 }

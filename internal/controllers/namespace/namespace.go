@@ -25,19 +25,16 @@ import (
 	"skiff.dev/skiff/internal/meta"
 )
 
-// Resources lists the resources that live in namespaces. What could not be
-// found out comes as an error besides what could.
-type Resources func(ctx context.Context) ([]schema.GroupVersionResource, error)
-
 type namespaces struct {
 	client     *client.Client
-	resources  Resources
+	resources  controller.Resources
 	namespaces client.Cache[*corev1.Namespace]
 	pods       client.Cache[*corev1.Pod]
 }
 
-// New returns the namespace controller.
-func New(c *client.Client, resources Resources) *controller.Controller {
+// New returns the namespace controller. resources says what there may be in a
+// namespace.
+func New(c *client.Client, resources controller.Resources) *controller.Controller {
 	n := &namespaces{client: c, resources: resources}
 	return controller.New(c, "namespace", &n.namespaces, n.reconcile,
 		controller.Maps(&n.pods, n.emptied),
@@ -135,9 +132,9 @@ func (n *namespaces) empty(ctx context.Context, name string) contents {
 	if len(seen.remaining) > 0 || len(seen.failed) > 0 {
 		return seen
 	}
-	for _, gvr := range resources {
-		if gvr != pods {
-			n.emptyOf(ctx, name, gvr, &seen)
+	for _, r := range resources {
+		if r.Namespaced && r.GroupVersionResource != pods {
+			n.emptyOf(ctx, name, r.GroupVersionResource, &seen)
 		}
 	}
 	return seen

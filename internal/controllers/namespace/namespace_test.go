@@ -10,15 +10,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff.dev/skiff/internal/client"
+	"skiff.dev/skiff/internal/controller"
 	"skiff.dev/skiff/internal/testing/controltest"
 )
-
-func resources(w *controltest.World) Resources {
-	return func(context.Context) ([]schema.GroupVersionResource, error) { return w.Resources(true), nil }
-}
 
 func configMap(name string, finalizers ...string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "doomed", Finalizers: finalizers}}
@@ -38,7 +34,7 @@ func TestEmptiesInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := controltest.New(t)
 		defer w.Close()
-		w.Run(New(w.Client, resources(w)))
+		w.Run(New(w.Client, w.Resources))
 		controltest.Create(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}})
 		controltest.Create(w, configMap("a"))
 		controltest.Create(w, configMap("held", "example.com/hold"))
@@ -80,11 +76,12 @@ func TestKeepsWhatItCannotKnowToBeEmpty(t *testing.T) {
 		w := controltest.New(t)
 		defer w.Close()
 		broken := true
-		w.Run(New(w.Client, func(ctx context.Context) ([]schema.GroupVersionResource, error) {
+		w.Run(New(w.Client, func(ctx context.Context) ([]controller.Resource, error) {
 			if broken {
-				return w.Resources(true), apierrors.NewServiceUnavailable("metrics.k8s.io/v1")
+				all, _ := w.Resources(ctx)
+				return all, apierrors.NewServiceUnavailable("metrics.k8s.io/v1")
 			}
-			return w.Resources(true), nil
+			return w.Resources(ctx)
 		}))
 		controltest.Create(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "doomed"}})
 		controltest.Create(w, configMap("a"))

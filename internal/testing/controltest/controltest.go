@@ -15,7 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff.dev/skiff/internal/apiserver/authz"
 	"skiff.dev/skiff/internal/apiserver/request"
@@ -172,16 +171,16 @@ func Delete[T meta.Object](w *World, namespace, name string, policy metav1.Delet
 	}
 }
 
-// Resources lists the stored resources that are in namespaces, as a server's
-// discovery would.
-func (w *World) Resources(namespaced bool) (gvrs []schema.GroupVersionResource) {
+// Resources lists the stored resources, as a server's discovery would.
+func (w *World) Resources(context.Context) (all []controller.Resource, err error) {
 	for _, r := range w.Engine.Resources() {
-		info := r.Info()
-		if !info.Virtual && (info.Scope == resource.Namespaced || !namespaced) {
-			gvrs = append(gvrs, info.Name.GVR())
+		if info := r.Info(); !info.Virtual {
+			all = append(all, controller.Resource{
+				GroupVersionResource: info.Name.GVR(), Kind: info.Name.Kind, Namespaced: info.Scope == resource.Namespaced,
+			})
 		}
 	}
-	return gvrs
+	return all, nil
 }
 
 // Events keeps what is reported, as "Type Reason object: note".
