@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,109 +20,162 @@ import (
 // maxBody is the largest request body, in bytes, as upstream's.
 const maxBody = 3 << 20
 
-// readBody reads a bounded body: more than maxBody is a 413.
-func readBody(r *http.Request) ([]byte, error) {
-	if r.Body == nil {
+// A body is what a request carries, and in which media type.
+type body struct {
+	data  []byte
+	media string
+}
+
+func (c *call) readBody() (b body, err error) {
+	if b.media, err = contentType(c.r); err != nil {
+		return b, err
+	}
+	b.data, err = c.readAll()
+	return b, err
+}
+
+// readAll reads a bounded body: more than maxBody is a 413.
+func (c *call) readAll() ([]byte, error) {
+	tooLarge := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	if c.r.Body == nil {
 		return nil, nil
 	}
-	data, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if c.r.ContentLength > maxBody {
+		return nil, tooLarge
+	}
+	data, err := io.ReadAll(io.LimitReader(c.r.Body, maxBody+1))
 	switch {
-	case err != nil && errors.Is(err, http.ErrBodyReadAfterClose):
-		return nil, apierrors.NewBadRequest("the body of the request was closed early")
+	case err != nil && errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, apierrors.NewBadRequest("the body of the request ended early")
 	case err != nil:
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("reading the body of the request: %v", err))
 	case len(data) > maxBody:
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+		return nil, tooLarge
 	}
 	return data, nil
 }
 
-// decodeInto decodes the body of a create, update or action into obj, whose
-// kind is what the resource wants. Unknown and doubled fields are refused,
-// warned of or ignored as the request's fieldValidation says.
-func decodeInto(r *http.Request, obj runtime.Object, want schema.GroupVersionKind) error {
-	data, err := readBody(r)
+// decode decodes the body of a create, update or action into obj, whose kind
+// is what the resource wants. Unknown and doubled fields are refused, warned of
+// or ignored as validation says.
+func (c *call) decode(b body, validation string, obj runtime.Object, want schema.GroupVersionKind) error {
+	named, err := kindIn(b)
 	if err != nil {
-		return err
+		return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, summary(b.data)))
 	}
-	media, err := contentType(r)
-	if err != nil {
-		return err
+	got := withDefaults(named, want)
+	if got.GroupKind() != want.GroupKind() || !scheme.Known.Recognizes(got) {
+		return cannotHandle(got, want, notConvertible(got, want))
 	}
-	validation, err := fieldValidation(r)
-	if err != nil {
-		return err
-	}
-	if len(data) == 0 {
-		return apierrors.NewBadRequest("the request has no body")
-	}
-	var faults []error
-	var got schema.GroupVersionKind
-	switch media {
-	case scheme.Protobuf:
-		got, err = scheme.DecodeProtobuf(data, obj)
-	default:
-		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
-		if media == scheme.YAML {
-			faults, err = scheme.DecodeYAML(data, obj)
-		} else {
-			faults, err = scheme.DecodeJSON(data, obj)
-		}
-		got = obj.GetObjectKind().GroupVersionKind()
-	}
-	if err != nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", want.Kind, want.Version, want.Kind, err))
-	}
-	if err := checkKind(got, want); err != nil {
-		return err
-	}
-	obj.GetObjectKind().SetGroupVersionKind(want)
-	return reportFaults(r, want, validation, faults)
-}
-
-// checkKind refuses a body of another kind. A body without one is taken for
-// what the URL says, as upstream does.
-func checkKind(got, want schema.GroupVersionKind) error {
-	switch {
-	case got.Empty() || got == want:
-		return nil
-	case got.Kind != "" && got.Kind != want.Kind:
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the kind in the data does not match the kind of the resource",
-			got.Kind, got.Version, want.Kind))
-	case got.GroupVersion() != want.GroupVersion() && !got.GroupVersion().Empty():
+	if got != want {
 		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
 			got.GroupVersion(), want.GroupVersion()))
+	}
+	var faults []error
+	switch b.media {
+	case scheme.Protobuf:
+		_, err = scheme.DecodeProtobuf(b.data, obj)
+	case scheme.YAML:
+		faults, err = scheme.DecodeYAML(b.data, obj)
+	default:
+		faults, err = scheme.DecodeJSON(b.data, obj)
+	}
+	if err != nil {
+		return cannotHandle(got, want, err)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(want)
+	if err := c.reportFaults(validation, faults); err != nil {
+		return cannotHandle(got, want, err)
 	}
 	return nil
 }
 
-// fieldValidation reads the query parameter; upstream's default is Warn.
-func fieldValidation(r *http.Request) (string, error) {
-	v := r.URL.Query().Get("fieldValidation")
-	switch v {
-	case "":
-		return metav1.FieldValidationWarn, nil
-	case metav1.FieldValidationIgnore, metav1.FieldValidationWarn, metav1.FieldValidationStrict:
-		return v, nil
+// kindIn reads what kind the body says it is.
+func kindIn(b body) (schema.GroupVersionKind, error) {
+	switch b.media {
+	case scheme.Protobuf:
+		kind, _, err := scheme.Unwrap(b.data)
+		return kind, err
+	case scheme.YAML:
+		return scheme.PeekYAMLKind(b.data)
 	}
-	return "", apierrors.NewBadRequest(fmt.Sprintf("fieldValidation: Unsupported value: %q: supported values: \"Ignore\", \"Warn\", \"Strict\"", v))
+	kind, err := scheme.PeekKind(b.data)
+	if err != nil {
+		return kind, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
+	return kind, nil
+}
+
+// withDefaults takes what a body does not say from what the URL stands for.
+func withDefaults(got, want schema.GroupVersionKind) schema.GroupVersionKind {
+	if got.Kind == "" {
+		got.Kind = want.Kind
+	}
+	if got.Version == "" {
+		got.Group, got.Version = want.Group, want.Version
+	}
+	return got
+}
+
+func notConvertible(got, want schema.GroupVersionKind) error {
+	if !scheme.Known.Recognizes(got) {
+		return fmt.Errorf("no kind %q is registered for version %q in scheme %q", got.Kind, got.GroupVersion(), "skiff")
+	}
+	return fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", got.Version, got.Kind, internalPackage(want.Group), want.Kind)
+}
+
+// internalPackage is what upstream's messages call a group.
+func internalPackage(group string) string {
+	if group == "" {
+		return "core"
+	}
+	first, _, _ := strings.Cut(group, ".")
+	return first
+}
+
+func cannotHandle(got, want schema.GroupVersionKind, why error) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, want.Kind, why))
+}
+
+// summary shows the start of what could not be read.
+func summary(data []byte) string {
+	const most = 30
+	if len(data) == 0 {
+		return "<empty>"
+	}
+	more := ""
+	if len(data) > most {
+		data, more = data[:most], " ..."
+	}
+	if data[0] == '{' {
+		return string(data) + more
+	}
+	return hex.EncodeToString(data) + more
 }
 
 // reportFaults does with strict decoding errors what the validation asks.
-func reportFaults(r *http.Request, kind schema.GroupVersionKind, validation string, faults []error) error {
-	if len(faults) == 0 || validation == metav1.FieldValidationIgnore {
+func (c *call) reportFaults(validation string, faults []error) error {
+	switch {
+	case len(faults) == 0 || validation == metav1.FieldValidationIgnore:
 		return nil
-	}
-	if validation == metav1.FieldValidationWarn {
+	case validation == metav1.FieldValidationWarn:
 		for _, f := range faults {
-			request.Warn(r.Context(), f.Error())
+			request.Warn(c.r.Context(), f.Error())
 		}
 		return nil
 	}
-	texts := make([]string, len(faults))
-	for i, f := range faults {
-		texts[i] = f.Error()
+	return runtime.NewStrictDecodingError(faults)
+}
+
+// contentType returns the media type of the request's body.
+func contentType(r *http.Request) (string, error) {
+	header := r.Header.Get("Content-Type")
+	if header == "" {
+		return scheme.JSON, nil
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: strict decoding error: %s",
-		kind.Kind, kind.Version, kind.Kind, strings.Join(texts, ", ")))
+	media, ok := mediaType(header, offer)
+	if !ok {
+		return "", unsupportedMedia(offer)
+	}
+	return media, nil
 }

@@ -28,7 +28,10 @@ import (
 // for proxy.
 func (c *call) connect(k *resource.Connect) error {
 	if !slices.Contains(k.Methods, c.r.Method) && !(c.r.Method == http.MethodHead && slices.Contains(k.Methods, http.MethodGet)) {
-		return c.noVerb()
+		return errNoMethod
+	}
+	if err := c.mayUpgrade(); err != nil {
+		return err
 	}
 	options := k.Options()
 	if err := scheme.DecodeQuery(c.r.URL.Query(), options); err != nil {
@@ -54,6 +57,20 @@ func (c *call) connect(k *resource.Connect) error {
 	return nil
 }
 
+// mayUpgrade asks for the right to create exec, attach and portforward when
+// they come by GET, as WebSockets must: without it, the right to read pods would
+// be one to run commands in them.
+// https://github.com/kubernetes/kubernetes/issues/133515
+func (c *call) mayUpgrade() error {
+	switch c.info.Subresource {
+	case "exec", "attach", "portforward":
+		if c.info.Verb == "get" {
+			return c.mayCreate(c.r.Context())
+		}
+	}
+	return nil
+}
+
 // A target is where a connection goes.
 type target struct {
 	url       *url.URL
@@ -66,7 +83,7 @@ func (c *call) target(sub string, obj meta.Object, options runtime.Object) (targ
 	}
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
-		return target{}, c.noVerb()
+		return target{}, errNoMethod
 	}
 	query := c.r.URL.Query()
 	path := "/" + sub + "/" + pod.Namespace + "/" + pod.Name

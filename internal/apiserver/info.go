@@ -82,7 +82,7 @@ func verbOf(r *http.Request, info *request.Info, watching bool) string {
 		return ""
 	}
 	q := r.URL.Query()
-	if info.Subresource == "" && (watching || isTrue(q.Get("watch"))) {
+	if info.Subresource == "" && (watching || info.Name == "" && isTrue(q.Get("watch"))) {
 		readSelectors(info, r)
 		nameFromSelector(info, q.Get("fieldSelector"))
 		return "watch"

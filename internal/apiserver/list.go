@@ -35,14 +35,18 @@ func protobufMessage(item *watchcache.Item) ([]byte, error) {
 }
 
 // writeItem answers with one cached object, from its kept encoding.
-func writeItem(w http.ResponseWriter, r *http.Request, code int, kind schema.GroupVersionKind, item *watchcache.Item) {
-	f, err := accept(r, false)
-	if err != nil {
-		writeError(w, r, err)
+func writeItem(w http.ResponseWriter, r *http.Request, f form, kind schema.GroupVersionKind, item *watchcache.Item) {
+	if f.media == scheme.Protobuf {
+		msg, err := protobufMessage(item)
+		if err != nil {
+			writeError(w, r, err)
+			return
+		}
+		writeBytes(w, r, http.StatusOK, f.media, scheme.Envelope(kind, len(msg)), msg)
 		return
 	}
 	if f.media != scheme.JSON || f.pretty {
-		writeObject(w, r, code, item.Object)
+		writeObject(w, r, http.StatusOK, item.Object)
 		return
 	}
 	body, err := jsonBody(item)
@@ -51,7 +55,7 @@ func writeItem(w http.ResponseWriter, r *http.Request, code int, kind schema.Gro
 		return
 	}
 	prefix, rest := scheme.WithKind(kind, body)
-	writeBytes(w, r, code, f.media, prefix, rest, newline)
+	writeBytes(w, r, http.StatusOK, f.media, prefix, rest, newline)
 }
 
 var newline = []byte{'\n'}

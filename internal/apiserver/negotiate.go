@@ -1,9 +1,9 @@
 package apiserver
 
 import (
-	"fmt"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,12 +22,16 @@ type form struct {
 	pretty bool
 }
 
-// offer lists the media types in the order of the server's preference.
-var offer = []string{scheme.JSON, scheme.Protobuf, scheme.YAML}
+// offer lists the media types in the order in which messages name them, and
+// of the server's preference; streamed those of watches.
+var (
+	offer    = []string{scheme.JSON, scheme.YAML, scheme.Protobuf}
+	streamed = []string{scheme.JSON, scheme.Protobuf}
+)
 
 // accept chooses the form of the answer from the Accept header. allowAs says
 // whether the request can be answered by a transformed kind.
-func accept(r *http.Request, allowAs bool) (form, error) {
+func accept(r *http.Request, allowAs bool, offer []string) (form, error) {
 	header := r.Header.Get("Accept")
 	pretty := wantsPretty(r)
 	if header == "" {
@@ -35,19 +39,19 @@ func accept(r *http.Request, allowAs bool) (form, error) {
 	}
 	best, bestQ := form{}, -1.0
 	for clause := range strings.SplitSeq(header, ",") {
-		f, q, ok := acceptClause(clause, allowAs)
+		f, q, ok := acceptClause(clause, allowAs, offer)
 		if ok && q > bestQ {
 			best, bestQ = f, q
 		}
 	}
 	if bestQ <= 0 {
-		return form{}, notAcceptable()
+		return form{}, notAcceptable(offer)
 	}
 	best.pretty = pretty
 	return best, nil
 }
 
-func acceptClause(clause string, allowAs bool) (form, float64, bool) {
+func acceptClause(clause string, allowAs bool, offer []string) (form, float64, bool) {
 	media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
 	if err != nil {
 		return form{}, 0, false
@@ -60,7 +64,7 @@ func acceptClause(clause string, allowAs bool) (form, float64, bool) {
 	}
 	f := form{stream: params["stream"] == "watch"}
 	if as := params["as"]; as != "" {
-		if !allowAs || params["g"] != "meta.k8s.io" || (params["v"] != "v1" && params["v"] != "v1beta1") || !transformable(as) {
+		if !allowAs || params["g"] != "meta.k8s.io" || params["v"] != "v1" || !transformable(as) {
 			return form{}, 0, false
 		}
 		f.as = as
@@ -85,7 +89,7 @@ func mediaMatches(pattern, media string) bool {
 	return pattern == "*/*" || pattern == "application/*" || pattern == media
 }
 
-func notAcceptable() error {
+func notAcceptable(offer []string) error {
 	return apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", schema.GroupResource{}, "",
 		"only the following media types are accepted: "+strings.Join(offer, ", "), 0, false)
 }
@@ -100,24 +104,13 @@ func wantsPretty(r *http.Request) bool {
 	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 }
 
-// contentType returns the media type of the request's body.
-func contentType(r *http.Request) (string, error) {
-	header := r.Header.Get("Content-Type")
-	if header == "" {
-		return scheme.JSON, nil
-	}
+// mediaType finds the media type that a header names among those known.
+func mediaType(header string, known []string) (string, bool) {
 	media, _, err := mime.ParseMediaType(header)
-	if err == nil {
-		for _, have := range offer {
-			if media == have {
-				return have, nil
-			}
-		}
-	}
-	return "", unsupportedMedia(header, offer)
+	return media, err == nil && slices.Contains(known, media)
 }
 
-func unsupportedMedia(got string, want []string) error {
+func unsupportedMedia(want []string) error {
 	return apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "",
-		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s (got %q)", strings.Join(want, ", "), got), 0, false)
+		"the body of the request was in an unknown format - accepted media types include: "+strings.Join(want, ", "), 0, false)
 }

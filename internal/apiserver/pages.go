@@ -8,9 +8,6 @@ import (
 	"sort"
 	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
 	"skiff.dev/skiff/internal/version"
 )
 
@@ -28,7 +25,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		writeError(w, r, apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, r.Method, schema.GroupResource{}, "", "", 0, false))
+		writeError(w, r, errNoMethod)
 		return
 	}
 	switch first, rest, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/"); first {

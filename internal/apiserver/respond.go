@@ -26,10 +26,9 @@ const gzipFrom = 128 << 10
 
 // writeObject answers with one object, which may be shared.
 func writeObject(w http.ResponseWriter, r *http.Request, code int, obj runtime.Object) {
-	f, err := accept(r, false)
-	if err != nil {
-		writeError(w, r, err)
-		return
+	f, err := accept(r, false, offer)
+	if err != nil { // what is no object of the resource has no transformed form
+		f = form{media: scheme.JSON}
 	}
 	data, err := encode(f, obj)
 	if err != nil {
@@ -116,7 +115,7 @@ func oneLine(text string) string {
 // logged and told as an internal error.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(r, err)
-	f, ferr := accept(r, false)
+	f, ferr := accept(r, false, offer)
 	if ferr != nil {
 		f = form{media: scheme.JSON}
 	}

@@ -86,7 +86,7 @@ func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 			s.Metrics.Observe(info, w.code, time.Since(start))
 		}
 	}()
-	if !cleanPath(r.URL.Path) {
+	if !cleanPath(info, r.URL.Path) {
 		writeError(w, r, apierrors.NewBadRequest("the path of the request is not in its simplest form"))
 		return
 	}
@@ -121,9 +121,13 @@ func longRunning(info *request.Info, r *http.Request) bool {
 }
 
 // cleanPath refuses paths with ".." or doubled slashes, which could be read
-// differently by authorization and by what serves them.
-func cleanPath(p string) bool {
-	return p == "/" || path.Clean(p) == strings.TrimSuffix(p, "/") || strings.Contains(p, "/proxy/")
+// differently by authorization and by what serves them. What is proxied to is
+// the other end's affair.
+func cleanPath(info *request.Info, p string) bool {
+	if info.Subresource == "proxy" {
+		p = strings.TrimSuffix(p, info.Rest)
+	}
+	return p == "/" || path.Clean(p) == strings.TrimSuffix(p, "/")
 }
 
 func (s *Server) panicked(w *recorder, r *http.Request, p any) {

@@ -75,19 +75,11 @@ func cell(v any) any {
 	return v
 }
 
-func includeObject(r *http.Request) metav1.IncludeObjectPolicy {
-	if v := metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject")); v != "" {
-		return v
-	}
-	return metav1.IncludeMetadata
-}
-
-func tableOf(r *http.Request, res *verbs.Resource, listed *verbs.Listed) *metav1.Table {
+func tableOf(res *verbs.Resource, listed *verbs.Listed, include metav1.IncludeObjectPolicy) *metav1.Table {
 	t := tableHead(res)
 	t.ListMeta = metav1.ListMeta{
 		ResourceVersion: strconv.FormatInt(listed.Rev, 10), Continue: listed.Continue, RemainingItemCount: listed.Remaining,
 	}
-	include := includeObject(r)
 	t.Rows = make([]metav1.TableRow, len(listed.Items))
 	for i, item := range listed.Items {
 		t.Rows[i] = tableRow(res, item.Object, include)
@@ -96,7 +88,7 @@ func tableOf(r *http.Request, res *verbs.Resource, listed *verbs.Listed) *metav1
 }
 
 // transform turns one object into what the form asks for.
-func transform(r *http.Request, res *verbs.Resource, f form, obj meta.Object, withHead bool) runtime.Object {
+func transform(res *verbs.Resource, f form, obj meta.Object, withHead bool, include metav1.IncludeObjectPolicy) runtime.Object {
 	if f.as != "Table" {
 		return metadataOf(obj)
 	}
@@ -105,16 +97,16 @@ func transform(r *http.Request, res *verbs.Resource, f form, obj meta.Object, wi
 		t = tableHead(res)
 	}
 	t.ResourceVersion = obj.GetResourceVersion()
-	t.Rows = []metav1.TableRow{tableRow(res, obj, includeObject(r))}
+	t.Rows = []metav1.TableRow{tableRow(res, obj, include)}
 	return t
 }
 
 // writeTransformed answers with a Table or metadata.
-func writeTransformed(w http.ResponseWriter, r *http.Request, f form, obj runtime.Object) {
+func writeTransformed(w http.ResponseWriter, r *http.Request, code int, f form, obj runtime.Object) {
 	data, err := encode(f, obj)
 	if err != nil {
 		writeError(w, r, err)
 		return
 	}
-	writeBytes(w, r, http.StatusOK, f.media, data)
+	writeBytes(w, r, code, f.media, data)
 }

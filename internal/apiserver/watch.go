@@ -31,11 +31,11 @@ const watchFor = 30 * time.Minute
 const writeWait = 30 * time.Second
 
 func (c *call) watch() error {
-	f, err := accept(c.r, true)
+	opts, err := c.listOptions()
 	if err != nil {
 		return err
 	}
-	opts, err := c.listOptions()
+	include, err := includeObject(c.r)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (c *call) watch() error {
 	defer w.Close()
 	c.s.watches.Add(1)
 	defer c.s.watches.Add(-1)
-	out := &watchWriter{c: c, f: f, kind: c.res.Info().Name.GVK(), control: http.NewResponseController(c.w)}
+	out := &watchWriter{c: c, f: c.form, include: include, kind: c.res.Info().Name.GVK(), control: http.NewResponseController(c.w)}
 	out.start()
 	for {
 		frames, err := w.Next(ctx)
@@ -77,6 +77,7 @@ type watchWriter struct {
 	kind    schema.GroupVersionKind
 	control *http.ResponseController
 	buf     []byte
+	include metav1.IncludeObjectPolicy
 	headed  bool // a Table's column definitions have been sent
 }
 
@@ -120,11 +121,11 @@ func (o *watchWriter) frame(w *verbs.Watch, f verbs.Frame) error {
 	case f.Type == watch.Bookmark:
 		obj := w.Bookmark(f)
 		if o.f.as != "" {
-			return o.object(f.Type, transform(o.c.r, o.c.res, o.f, obj, false))
+			return o.object(f.Type, transform(o.c.res, o.f, obj, false, o.include))
 		}
 		return o.object(f.Type, obj)
 	case o.f.as != "":
-		t := transform(o.c.r, o.c.res, o.f, f.Item.Object, !o.headed)
+		t := transform(o.c.res, o.f, f.Item.Object, !o.headed, o.include)
 		o.headed = true
 		return o.object(f.Type, t)
 	case o.f.media == scheme.Protobuf:

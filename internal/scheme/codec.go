@@ -164,7 +164,17 @@ func PeekKind(data []byte) (schema.GroupVersionKind, error) {
 	if err := json.Unmarshal(data, &t); err != nil {
 		return schema.GroupVersionKind{}, err
 	}
-	return t.GroupVersionKind(), nil
+	gv, err := schema.ParseGroupVersion(t.APIVersion)
+	return gv.WithKind(t.Kind), err
+}
+
+// PeekYAMLKind is PeekKind for YAML.
+func PeekYAMLKind(data []byte) (schema.GroupVersionKind, error) {
+	asJSON, err := yaml.YAMLToJSON(data)
+	if err != nil {
+		return schema.GroupVersionKind{}, err
+	}
+	return PeekKind(asJSON)
 }
 
 // Message encodes obj as protobuf without the envelope: the form that items of

@@ -1,6 +1,7 @@
 package scheme
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"reflect"
@@ -23,7 +24,7 @@ func DecodeQuery(q url.Values, into any) error {
 			continue
 		}
 		if err := setParameter(v.Field(i), values); err != nil {
-			return fmt.Errorf("query parameter %s: %w", name, err)
+			return err
 		}
 	}
 	return nil
@@ -52,7 +53,8 @@ func setParameter(f reflect.Value, values []string) error {
 		}
 		n, err := strconv.ParseInt(values[0], 10, f.Type().Bits())
 		if err != nil {
-			return fmt.Errorf("%q is not a number", values[0])
+			// As the conversions of upstream word it.
+			return fmt.Errorf("strconv.ParseInt: parsing %q: %w", values[0], errors.Unwrap(err))
 		}
 		f.SetInt(n)
 	case reflect.Slice:

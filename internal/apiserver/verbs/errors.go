@@ -15,7 +15,7 @@ import (
 )
 
 var needsVersion = field.ErrorList{
-	field.Invalid(field.NewPath("metadata", "resourceVersion"), "", "must be specified for an update"),
+	field.Invalid(field.NewPath("metadata", "resourceVersion"), uint64(0), "must be specified for an update"),
 }
 
 // unavailable turns an error of the store into one of the API.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -77,10 +76,18 @@ func (r *Resource) List(ctx context.Context, namespace string, opts ListOptions)
 // exactRev returns the revision at which the list must be exact, 0 for none.
 func (r *Resource) exactRev(opts ListOptions) (int64, error) {
 	rev, err := parseRev(opts.ResourceVersion)
-	if err != nil || opts.ResourceVersionMatch != metav1.ResourceVersionMatchExact {
+	if err != nil {
 		return 0, err
 	}
-	return rev, nil
+	switch opts.ResourceVersionMatch {
+	case metav1.ResourceVersionMatchExact:
+		return rev, nil
+	case "": // a page at a version is exact, for clients older than the match
+		if opts.Limit > 0 {
+			return rev, nil
+		}
+	}
+	return 0, nil
 }
 
 // candidates yields what the scope of a list can contain: one object where a
@@ -179,7 +186,7 @@ func encodeContinue(rev int64, last meta.Key) string {
 
 func decodeContinue(token string) (rev int64, last meta.Key, err error) {
 	invalid := func(why string) error {
-		return apierrors.NewBadRequest("invalid continue token: " + why)
+		return apierrors.NewBadRequest("invalid continue token: continue key is not valid: " + why)
 	}
 	data, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil {
@@ -189,8 +196,15 @@ func decodeContinue(token string) (rev int64, last meta.Key, err error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return 0, last, invalid(err.Error())
 	}
-	if c.Version != tokenVersion || c.Rev == 0 || !strings.HasSuffix(c.Start, "\x00") {
-		return 0, last, invalid("not one of this server's")
+	switch {
+	case c.Version != tokenVersion:
+		return 0, last, invalid(fmt.Sprintf("server does not recognize this encoded version %q", c.Version))
+	case c.Rev == 0:
+		return 0, last, invalid("incorrect encoded start resourceVersion (version " + tokenVersion + ")")
+	case c.Start == "":
+		return 0, last, invalid("encoded start key empty (version " + tokenVersion + ")")
+	case strings.Contains("/"+c.Start+"/", "/../"):
+		return 0, last, invalid(c.Start)
 	}
 	start := strings.TrimSuffix(c.Start, "\x00")
 	if ns, name, ok := strings.Cut(start, "/"); ok {
@@ -282,9 +296,9 @@ func (r *Resource) listStored(ctx context.Context, namespace string, opts ListOp
 func (r *Resource) listError(err error, rev int64) error {
 	switch {
 	case errors.Is(err, store.ErrCompacted):
-		return apierrors.NewResourceExpired(fmt.Sprintf("The resourceVersion for the provided list is too old: %d", rev))
+		return apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
 	case errors.Is(err, store.ErrFutureRevision):
-		return apierrors.NewGenericServerResponse(http.StatusGatewayTimeout, "list", r.info.Name.GroupResource(), "", fmt.Sprintf("Too large resource version: %d", rev), 1, false)
+		return tooLarge(rev, r.table.Rev())
 	}
 	return unavailable(err)
 }

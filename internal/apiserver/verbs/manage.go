@@ -2,11 +2,15 @@ package verbs
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"skiff.dev/skiff/internal/fieldmanager"
@@ -80,14 +84,38 @@ func (r *Resource) Patch(ctx context.Context, key meta.Key, view string, pt type
 		obj := r.New()
 		faults, err := scheme.DecodeJSON(changed, obj)
 		if err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
+			return nil, badPatch(changed, err)
 		}
 		if got, want := obj.GetObjectKind().GroupVersionKind(), r.info.Name.GVK(); got != want {
-			return nil, apierrors.NewBadRequest("a patch may not change apiVersion or kind")
+			return nil, badPatch(changed, fmt.Errorf("converting (%s) to (%s): unknown conversion", got, want))
 		}
-		return obj, strict(faults)
+		if err := sameKey(obj, key); err != nil {
+			return nil, err
+		}
+		if err := strict(faults); err != nil {
+			return nil, badPatch(changed, err)
+		}
+		return obj, nil
 	}
 	return r.Update(ctx, key, view, transform, nil, opts)
+}
+
+// badPatch is the 422 for a patch whose result is no object of the kind.
+func badPatch(result []byte, why error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{
+		field.Invalid(field.NewPath("patch"), string(result), why.Error()),
+	})
+}
+
+// sameKey refuses a patch that makes its object another one.
+func sameKey(obj metav1.Object, key meta.Key) error {
+	if obj.GetName() != key.Name {
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", obj.GetName(), key.Name))
+	}
+	if obj.GetNamespace() != key.Namespace {
+		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the object (%s) does not match the namespace on the request (%s)", obj.GetNamespace(), key.Namespace))
+	}
+	return nil
 }
 
 func (r *Resource) apply(ctx context.Context, key meta.Key, view string, data []byte, force bool, strict func([]error) error, opts WriteOptions) (meta.Object, bool, error) {
@@ -101,7 +129,10 @@ func (r *Resource) apply(ctx context.Context, key meta.Key, view string, data []
 		return nil, false, apierrors.NewBadRequest("error decoding YAML: " + err.Error())
 	}
 	if err := strict(append(faults, typed...)); err != nil {
-		return nil, false, err
+		return nil, false, apierrors.NewBadRequest("error strict decoding YAML: " + err.Error())
+	}
+	if config == nil {
+		return nil, false, apierrors.NewBadRequest("error decoding YAML: an object is expected")
 	}
 	u := &unstructured.Unstructured{Object: config}
 	if u.GetName() == "" {
@@ -109,6 +140,12 @@ func (r *Resource) apply(ctx context.Context, key meta.Key, view string, data []
 	}
 	if u.GetNamespace() == "" && key.Namespace != "" {
 		u.SetNamespace(key.Namespace)
+	}
+	if err := sameKey(u, key); err != nil {
+		return nil, false, err
+	}
+	if u.GetAPIVersion() == "" || u.GetKind() == "" {
+		return nil, false, apierrors.NewBadRequest("the configuration that is applied must say apiVersion and kind")
 	}
 	opts.applied = true
 	transform := func(_ context.Context, old meta.Object, exists bool) (meta.Object, error) {
@@ -123,6 +160,10 @@ func (r *Resource) merge(old meta.Object, exists bool, u *unstructured.Unstructu
 		base = r.New() // names come from the configuration
 	}
 	got, err := r.e.managers.Apply(r.managed(view), base, u.DeepCopy(), opts.Manager, force)
+	var api apierrors.APIStatus
+	if err != nil && !errors.As(err, &api) { // the configuration does not fit the schema
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"skiff.dev/skiff/internal/meta"
 	"skiff.dev/skiff/internal/watchcache"
@@ -22,9 +23,15 @@ func parseRev(rv string) (int64, error) {
 	}
 	n, err := strconv.ParseUint(rv, 10, 63)
 	if err != nil {
-		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version %q: %v", rv, err))
+		return 0, apierrors.NewBadRequest(badRev(rv).Error())
 	}
 	return int64(n), nil
+}
+
+// badRev words what is wrong with a resourceVersion that is no number.
+func badRev(rv string) *field.Error {
+	_, err := strconv.ParseUint(rv, 10, 63)
+	return field.Invalid(field.NewPath("resourceVersion"), rv, fmt.Sprint(err))
 }
 
 // mustRev reads the resourceVersion of an object of ours.

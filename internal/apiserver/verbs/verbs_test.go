@@ -256,7 +256,7 @@ func TestPatchTypes(t *testing.T) {
 		{name: "apply", pt: types.ApplyPatchType, patch: "apiVersion: v1\nkind: ConfigMap\ndata: {b: \"2\"}\n", want: map[string]string{"a": "1", "b": "2"}},
 		{name: "test fails", pt: types.JSONPatchType, patch: `[{"op":"test","path":"/data/a","value":"x"}]`, fails: func(err error) bool { return codeOf(err) == 422 }},
 		{name: "not a patch", pt: types.MergePatchType, patch: `[1]`, fails: apierrors.IsBadRequest},
-		{name: "wrong type", pt: types.MergePatchType, patch: `{"data":7}`, fails: apierrors.IsBadRequest},
+		{name: "wrong type", pt: types.MergePatchType, patch: `{"data":7}`, fails: apierrors.IsInvalid},
 		{name: "apply conflicts", pt: types.ApplyPatchType, patch: "apiVersion: v1\nkind: ConfigMap\ndata: {a: \"2\"}\n", fails: apierrors.IsConflict},
 	}
 	for _, tt := range tests {

@@ -8,6 +8,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"skiff.dev/skiff/internal/meta"
@@ -55,7 +57,8 @@ func (r *Resource) Watch(ctx context.Context, namespace string, opts WatchOption
 	scope := r.scope(namespace, &opts.ListOptions)
 	rev, err := parseRev(opts.ResourceVersion)
 	if err != nil {
-		return nil, err
+		kind := schema.GroupKind{Group: r.info.Name.Group, Kind: r.info.Name.Plural}
+		return nil, apierrors.NewInvalid(kind, "", field.ErrorList{badRev(opts.ResourceVersion)})
 	}
 	initial := rev == 0
 	if opts.SendInitial != nil {

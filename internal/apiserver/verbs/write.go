@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
@@ -25,6 +26,8 @@ type WriteOptions struct {
 	DryRun bool
 	// Manager is the field manager: who is recorded as having set the fields.
 	Manager string
+	// MayCreate, if set, is asked before an update creates what is not there.
+	MayCreate func(context.Context) error
 	// applied says that managedFields have been made by a server-side apply.
 	applied bool
 	// Options are the options as admission shows them to its plugins.
@@ -51,6 +54,9 @@ func (r *Resource) Create(ctx context.Context, obj meta.Object, opts WriteOption
 		got, err := r.create(ctx, attempt, opts)
 		if generate && apierrors.IsAlreadyExists(err) && try < maxNameTries {
 			continue
+		}
+		if generate && apierrors.IsAlreadyExists(err) {
+			err = apierrors.NewGenerateNameConflict(r.info.Name.GroupResource(), attempt.GetName(), 1)
 		}
 		return got, err
 	}
@@ -246,6 +252,11 @@ func (r *Resource) mayCreate(view string, opts WriteOptions) bool {
 }
 
 func (r *Resource) upsert(ctx context.Context, key meta.Key, transform Transform, opts WriteOptions) (meta.Object, error) {
+	if opts.MayCreate != nil {
+		if err := opts.MayCreate(ctx); err != nil {
+			return nil, err
+		}
+	}
 	empty := r.New()
 	empty.SetNamespace(key.Namespace)
 	empty.SetName(key.Name)
@@ -416,9 +427,13 @@ func (r *Resource) checkIdentity(obj, old meta.Object) error {
 			"Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
 	}
 	rv := obj.GetResourceVersion()
+	if _, err := parseRev(rv); err != nil {
+		return err
+	}
 	if rv == "" || rv == "0" {
 		if r.info.NeedsVersion {
-			return apierrors.NewInvalid(r.info.Name.GVK().GroupKind(), old.GetName(), needsVersion)
+			kind := schema.GroupKind{Group: r.info.Name.Group, Kind: r.info.Name.Plural}
+			return apierrors.NewInvalid(kind, old.GetName(), needsVersion)
 		}
 		return nil
 	}
@@ -464,10 +479,10 @@ func (r *Resource) validate(ctx context.Context, obj, old meta.Object, v resourc
 	report := check.NewReport()
 	namespaced := r.info.Scope == resource.Namespaced
 	if old == nil {
-		check.ObjectMeta(report.At("metadata"), obj, namespaced, r.info.NameRule)
+		check.ObjectMeta(report, obj, namespaced, r.info.NameRule)
 		r.Validate(report, obj, nil)
 	} else {
-		check.ObjectMetaUpdate(report.At("metadata"), obj, old)
+		check.ObjectMetaUpdate(report, obj, old)
 		if v != nil {
 			v.Validate(report, obj, old)
 		} else {

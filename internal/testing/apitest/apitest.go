@@ -51,7 +51,8 @@ type Config func(*controlplane.Config)
 func Start(t testing.TB, change ...Config) *API {
 	t.Helper()
 	a := start(t, change)
-	a.HTTP = httptest.NewServer(a.Plane.Server.Handler())
+	a.HTTP = a.unstarted()
+	a.HTTP.Start()
 	t.Cleanup(a.HTTP.Close)
 	return a
 }
@@ -60,11 +61,17 @@ func Start(t testing.TB, change ...Config) *API {
 func StartTLS(t testing.TB, change ...Config) *API {
 	t.Helper()
 	a := start(t, change)
-	a.HTTP = httptest.NewUnstartedServer(a.Plane.Server.Handler())
+	a.HTTP = a.unstarted()
 	a.HTTP.EnableHTTP2 = true
 	a.HTTP.StartTLS()
 	t.Cleanup(a.HTTP.Close)
 	return a
+}
+
+func (a *API) unstarted() *httptest.Server {
+	h := httptest.NewUnstartedServer(nil)
+	h.Config = a.Plane.Server.HTTP()
+	return h
 }
 
 func start(t testing.TB, change []Config) *API {
