@@ -38,3 +38,6 @@ func WaitNode(ctx context.Context, c *load.Client, patience time.Duration) error
 	}
 	return err
 }
+
+// PauseImage is the image that is on each of skiff's nodes.
+const PauseImage = "registry.k8s.io/pause:3.10.1"

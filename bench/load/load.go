@@ -178,6 +178,13 @@ func (c *Client) Namespace(ctx context.Context, name string) error {
 	return Unless(err, http.StatusConflict)
 }
 
+// Account makes the namespace's default service account, which may be there already.
+func (c *Client) Account(ctx context.Context, namespace string) error {
+	body := []byte(`{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"default"}}`)
+	_, err := c.Discard(ctx, "POST", "/api/v1/namespaces/"+namespace+"/serviceaccounts", JSON, body)
+	return Unless(err, http.StatusConflict)
+}
+
 // DeleteAll deletes the objects of a collection at once, without grace.
 func (c *Client) DeleteAll(ctx context.Context, path string) error {
 	zero := int64(0)

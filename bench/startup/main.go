@@ -1,7 +1,9 @@
 // Command startup measures how long `skiff server` takes from its start to
 // /readyz, to a ready node and to the first running pod on a fresh data
 // directory, and to /readyz again with many objects, after a stop and after a
-// kill. It works below a directory of its own, which it removes.
+// kill. It works below a directory of its own, which it removes. With --node,
+// which needs root, it measures a server with a node instead, in namespaces of
+// its own.
 //
 //	go run ./bench/startup --binary bin/skiff
 package main
@@ -21,6 +23,8 @@ import (
 	"skiff.dev/skiff/bench/cluster"
 	"skiff.dev/skiff/bench/load"
 	"skiff.dev/skiff/bench/measure"
+	"skiff.dev/skiff/bench/sandbox"
+	"skiff.dev/skiff/internal/runtime"
 )
 
 type bench struct {
@@ -46,8 +50,16 @@ func run(ctx context.Context) (err error) {
 	pflag.StringVar(&b.binary, "binary", "bin/skiff", "program to measure")
 	pflag.IntVar(&b.rounds, "rounds", 5, "how often each start is measured; the median is told")
 	pflag.IntVar(&b.objects, "objects", 10000, "objects of 1,000 bytes for the restart")
+	node := pflag.Bool("node", false, "measure to the ready node and the first pod instead")
 	asJSON := pflag.Bool("json", false, "print JSON lines")
 	pflag.Parse()
+	steps := []func(context.Context) error{b.fresh, b.restart}
+	if *node {
+		if done, err := sandbox.Enter(); done || err != nil {
+			return err
+		}
+		steps = []func(context.Context) error{b.node}
+	}
 	if b.dir, err = os.MkdirTemp("", "skiff-bench-"); err != nil {
 		return err
 	}
@@ -56,7 +68,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer b.log.Close()
-	for _, step := range []func(context.Context) error{b.fresh, b.restart} {
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			tail, _ := os.ReadFile(b.log.Name()) // without it the error says less
 			return fmt.Errorf("%w; the server's log ends:\n%s", err, tail[max(0, len(tail)-2000):])
@@ -146,5 +158,48 @@ func (b *bench) fill(ctx context.Context, kubeconfig string) error {
 		_, err := c.Discard(ctx, "POST", "/api/v1/namespaces/bench-startup/configmaps", load.JSON, body)
 		return err
 	})
+	return err
+}
+
+// patience is how long a node and its first pod may take.
+const patience = 30 * time.Second
+
+// node measures a server with a node, on one fresh data directory: making
+// several would measure leftovers in the kernel too.
+func (b *bench) node(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	dir := filepath.Join(b.dir, "node")
+	s, err := cluster.Start(b.binary, dir, b.log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		s.Kill()
+		err = errors.Join(err, runtime.Reset(dir))
+	}()
+	if _, err := s.Ready(ctx); err != nil {
+		return err
+	}
+	c, err := load.Dial(s.Kubeconfig(), 2)
+	if err != nil {
+		return err
+	}
+	if err := cluster.WaitNode(ctx, c, patience); err != nil {
+		return err
+	}
+	b.out.Add("startup.node", "s", s.Since().Seconds(), "start to node Ready, fresh data directory")
+	pods := load.Pods{Client: c, Namespace: "bench-startup", Image: cluster.PauseImage}
+	if err := pods.Prepare(ctx); err != nil {
+		return err
+	}
+	if _, _, err := pods.Start(ctx, 1); err != nil {
+		return err
+	}
+	b.out.Add("startup.pod", "s", s.Since().Seconds(), "start to first pod Running, image present")
+	if err := c.DeleteAll(ctx, pods.Path()); err != nil {
+		return err
+	}
+	_, err = s.Stop()
 	return err
 }
