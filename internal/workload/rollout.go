@@ -91,14 +91,16 @@ type Set struct {
 // Shrink returns the replicas that old sets are to have in a rolling update.
 // Pods that are not available are taken away first, oldest set first, as that
 // costs nothing; then as many of the others as leaves want - unavailable pods
-// available. newest is the new set.
+// available. newest is the new set. A set that has been shrunk a moment ago may
+// still tell of more available pods than it is to keep: those are not counted.
 func Shrink(want int32, newest Set, old []Set, b Bounds) []int32 {
 	out := make([]int32, len(old))
+	newest.Available = min(newest.Available, newest.Replicas)
 	total, available := newest.Replicas, newest.Available
 	for i, s := range old {
 		out[i] = s.Replicas
 		total += s.Replicas
-		available += s.Available
+		available += min(s.Available, s.Replicas)
 	}
 	floor := want - b.Unavailable
 	// New pods that are not available yet must not be counted on.

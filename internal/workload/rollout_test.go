@@ -45,6 +45,7 @@ func TestShrink(t *testing.T) {
 		{"new pods not available hold the old", 10, Set{Replicas: 3}, []Set{{Replicas: 10, Available: 10}}, Bounds{3, 2}, []int32{8}},
 		{"broken old pods go first", 10, Set{}, []Set{{Replicas: 8, Available: 8, Age: 2}, {Replicas: 2, Available: 0, Age: 1}}, Bounds{3, 2}, []int32{8, 0}},
 		{"all new available", 4, Set{Replicas: 4, Available: 4}, []Set{{Replicas: 2, Available: 2}}, Bounds{1, 1}, []int32{0}},
+		{"a set shrunk a moment ago tells of pods that go", 4, Set{Replicas: 3, Available: 2}, []Set{{Replicas: 3, Available: 4}}, Bounds{2, 1}, []int32{1}},
 		{"no slack", 3, Set{Replicas: 1}, []Set{{Replicas: 3, Available: 3}}, Bounds{1, 0}, []int32{3}},
 	}
 	for _, tt := range tests {
