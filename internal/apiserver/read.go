@@ -31,7 +31,7 @@ func (c *call) list() error {
 	if err != nil {
 		return err
 	}
-	listed, err := c.res.List(c.r.Context(), c.info.Namespace, opts.ListOptions)
+	listed, err := c.res.List(c.r.Context(), c.key().Namespace, opts.ListOptions)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,14 @@ type call struct {
 	form form // of the answer, negotiated before anything is done
 }
 
-func (c *call) key() meta.Key { return meta.Key{Namespace: c.info.Namespace, Name: c.info.Name} }
+// key is the object asked for. A namespace stands in its own path as the
+// namespace too, but has none.
+func (c *call) key() meta.Key {
+	if c.res.Info().Scope == resource.Cluster {
+		return meta.Key{Name: c.info.Name}
+	}
+	return meta.Key{Namespace: c.info.Namespace, Name: c.info.Name}
+}
 
 // serveResource routes an authorized resource request.
 func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, info *request.Info) {
