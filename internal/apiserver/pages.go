@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/http/pprof"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	"skiff.dev/skiff/internal/version"
@@ -37,6 +41,8 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 		serveChecks(w, r, first, rest, s.Live)
 	case "readyz":
 		serveChecks(w, r, first, rest, append([]Check{{Name: "shutdown", Do: s.notDraining}}, s.Ready...))
+	case "debug":
+		serveProfile(w, r, p)
 	case "openapi":
 		s.openapi.ServeHTTP(w, r)
 	case "api", "apis":
@@ -55,7 +61,7 @@ func (s *Server) notDraining(context.Context) error {
 
 // serveIndex lists the paths that there are.
 func (s *Server) serveIndex(w http.ResponseWriter) {
-	paths := []string{"/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/version"}
+	paths := []string{"/api", "/api/v1", "/apis", "/debug/pprof", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
 	for _, g := range s.discovery.groups {
 		paths = append(paths, "/apis/"+g.Name)
 		for _, v := range g.Versions {
@@ -95,6 +101,8 @@ func serveChecks(w http.ResponseWriter, r *http.Request, endpoint, rest string, 
 			continue
 		case excluded[c.Name]:
 			fmt.Fprintf(&report, "[+]%s excluded: ok\n", c.Name)
+			delete(excluded, c.Name)
+			found = true
 			continue
 		}
 		found = true
@@ -105,6 +113,10 @@ func serveChecks(w http.ResponseWriter, r *http.Request, endpoint, rest string, 
 			continue
 		}
 		fmt.Fprintf(&report, "[+]%s ok\n", c.Name)
+	}
+	if rest == "" && len(excluded) > 0 {
+		names := slices.Sorted(maps.Keys(excluded))
+		fmt.Fprintf(&report, "warn: some health checks cannot be excluded: no matches for %s\n", strings.Join(quoted(names), ", "))
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -119,5 +131,33 @@ func serveChecks(w http.ResponseWriter, r *http.Request, endpoint, rest string, 
 		fmt.Fprintf(w, "%s%s check passed\n", report.String(), endpoint)
 	default:
 		fmt.Fprint(w, "ok")
+	}
+}
+
+func quoted(names []string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = strconv.Quote(n)
+	}
+	return out
+}
+
+// serveProfile serves the profiles of Go's runtime below /debug/pprof/.
+func serveProfile(w http.ResponseWriter, r *http.Request, p string) {
+	switch p {
+	case "/debug/pprof/cmdline":
+		pprof.Cmdline(w, r)
+	case "/debug/pprof/profile":
+		pprof.Profile(w, r)
+	case "/debug/pprof/symbol":
+		pprof.Symbol(w, r)
+	case "/debug/pprof/trace":
+		pprof.Trace(w, r)
+	default:
+		if p != "/debug/pprof" && !strings.HasPrefix(p, "/debug/pprof/") {
+			notFoundPage(w)
+			return
+		}
+		pprof.Index(w, r)
 	}
 }

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -132,7 +133,9 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 
 func statusOf(r *http.Request, err error) *metav1.Status {
 	var api apierrors.APIStatus
-	if !errors.As(err, &api) {
+	if errors.Is(err, context.DeadlineExceeded) {
+		api = apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0)
+	} else if !errors.As(err, &api) {
 		if r.Context().Err() == nil {
 			slog.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 		}

@@ -4,6 +4,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -11,8 +12,6 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -34,13 +33,11 @@ type Config struct {
 	Ready, Live []Check
 	// Pages are further paths, exact, each guarded by authorization.
 	Pages map[string]http.Handler
-	// Metrics, if set, is told of every request that was answered.
+	// Metrics, if set, is told what the server does; see NewMetrics.
 	Metrics Observer
-}
-
-// Observer is told of answered requests.
-type Observer interface {
-	Observe(info *request.Info, code int, took time.Duration)
+	// MaxReads and MaxWrites are how many requests that are not long-running are
+	// served at once; 0 means upstream's defaults of 400 and 200. More get a 429.
+	MaxReads, MaxWrites int
 }
 
 // Server serves the API.
@@ -49,20 +46,25 @@ type Server struct {
 	engine       *verbs.Engine
 	discovery    discovery
 	openapi      http.Handler
-	watches      atomic.Int64
+	subresources map[subresource]struct{} // all that metrics may name
+	reads        limit
+	writes       limit
 	podTransport http.RoundTripper // to pods and services
 	draining     context.Context   // done once the server drains
 	drain        context.CancelFunc
 }
 
-// requestTime is how long a request that is not long-running may take.
-const requestTime = 60 * time.Second
-
 // New returns a server; it serves once its Handler is given to an http.Server.
 func New(cfg Config) *Server {
 	s := &Server{Config: cfg, engine: cfg.Engine, podTransport: newPodTransport()}
 	s.draining, s.drain = context.WithCancel(context.Background())
+	if s.Metrics == nil {
+		s.Metrics = unobserved{}
+	}
+	s.reads = limit{kind: "readOnly", max: int64(cmp.Or(cfg.MaxReads, defaultReads))}
+	s.writes = limit{kind: "mutating", max: int64(cmp.Or(cfg.MaxWrites, defaultWrites))}
 	s.discovery = newDiscovery(cfg.Engine.Resources())
+	s.subresources = servedParts(s)
 	s.openapi = openapi.New(infosOf(cfg.Engine.Resources()))
 	return s
 }
@@ -75,49 +77,28 @@ func (s *Server) Drain() { s.drain() }
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
 func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
-	start := time.Now()
 	w := &recorder{ResponseWriter: rw}
 	info := infoOf(r)
+	long := longRunning(info, r)
+	ended := s.Metrics.Began(s.measured(info, r.URL.Query().Has("dryRun"), long))
+	defer func() { ended(cmp.Or(w.code, http.StatusOK), w.size) }()
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked(w, r, p)
-		}
-		if s.Metrics != nil {
-			s.Metrics.Observe(info, w.code, time.Since(start))
 		}
 	}()
 	if !cleanPath(info, r.URL.Path) {
 		writeError(w, r, apierrors.NewBadRequest("the path of the request is not in its simplest form"))
 		return
 	}
-	ctx, cancel := s.bound(r, info)
+	ctx, cancel, err := s.bound(w, r, long)
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
 	defer cancel()
 	ctx, _ = request.WithWarnings(request.WithInfo(ctx, info))
 	s.authenticated(w, r.WithContext(ctx), info)
-}
-
-// bound limits how long a request may take; watches, logs and connections
-// last as long as their client, or until the server drains.
-func (s *Server) bound(r *http.Request, info *request.Info) (context.Context, context.CancelFunc) {
-	if !longRunning(info, r) {
-		return context.WithTimeout(r.Context(), requestTime)
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	stop := context.AfterFunc(s.draining, cancel)
-	return ctx, func() { stop(); cancel() }
-}
-
-func longRunning(info *request.Info, r *http.Request) bool {
-	if info.Verb == "watch" {
-		return true
-	}
-	switch info.Subresource {
-	case "exec", "attach", "portforward", "proxy":
-		return true
-	case "log":
-		return isTrue(r.URL.Query().Get("follow"))
-	}
-	return strings.HasPrefix(info.Path, "/debug/pprof/")
 }
 
 // cleanPath refuses paths with ".." or doubled slashes, which could be read
@@ -168,6 +149,12 @@ func unauthorized(err error) error {
 }
 
 func (s *Server) authorized(w http.ResponseWriter, r *http.Request, user *request.User, info *request.Info) {
+	leave, err := s.admit(info, user, longRunning(info, r))
+	if err != nil {
+		writeError(w, r, err)
+		return
+	}
+	defer leave()
 	if err := authz.Require(r.Context(), s.Authorizer, user, info); err != nil {
 		writeError(w, r, err)
 		return
@@ -179,10 +166,11 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request, user *reques
 	s.servePage(w, r)
 }
 
-// recorder remembers the status code of an answer.
+// recorder remembers the status code and the size of an answer.
 type recorder struct {
 	http.ResponseWriter
 	code int
+	size int64
 }
 
 func (w *recorder) WriteHeader(code int) {
@@ -196,7 +184,9 @@ func (w *recorder) Write(p []byte) (int, error) {
 	if w.code == 0 {
 		w.code = http.StatusOK
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.size += int64(n)
+	return n, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -41,15 +41,14 @@ func (c *call) watch() error {
 	}
 	ctx, cancel := context.WithTimeout(c.r.Context(), watchTime(c.r))
 	defer cancel()
-	w, err := c.res.Watch(ctx, c.info.Namespace, opts)
+	w, err := c.res.Watch(ctx, c.key().Namespace, opts)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	c.s.watches.Add(1)
-	defer c.s.watches.Add(-1)
 	out := &watchWriter{c: c, f: c.form, include: include, kind: c.res.Info().Name.GVK(), control: http.NewResponseController(c.w)}
 	out.start()
+	measured := c.s.measured(c.info, false, true)
 	for {
 		frames, err := w.Next(ctx)
 		if err != nil {
@@ -59,6 +58,7 @@ func (c *call) watch() error {
 		if out.send(w, frames) != nil {
 			return nil // the client has gone, or reads too slowly
 		}
+		c.s.Metrics.Sent(measured, len(frames), len(out.buf))
 	}
 }
 
