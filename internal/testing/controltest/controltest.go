@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,27 +43,45 @@ type World struct {
 	wg     sync.WaitGroup
 }
 
-// New returns a world with the namespace "default". It must be closed before
-// the bubble ends.
-func New(t *testing.T) *World {
+// Nobody is the only user whom access reviews say no to.
+const Nobody = "nobody"
+
+// New returns a world with the namespace "default", and more resources than
+// those that every server has. It must be closed before the bubble ends.
+func New(t *testing.T, more ...resource.Any) *World {
 	t.Helper()
 	s := mem.New()
-	e, err := verbs.Open(t.Context(), verbs.Config{Store: s, Resources: All(), VerifyImmutability: true})
+	e, err := verbs.Open(t.Context(), verbs.Config{Store: s, Resources: with(All(), more), VerifyImmutability: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &World{t: t, Engine: e, Events: &Events{}, store: s}
 	w.ctx, w.cancel = context.WithCancel(t.Context())
-	w.Client = w.As("admin", authz.Func(func(context.Context, *request.User, *request.Info) (authz.Decision, string, error) {
-		return authz.Allow, "", nil
-	}))
+	w.Client = w.As("admin", authz.Func(allow))
 	Create(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
 	return w
 }
 
+func allow(_ context.Context, u *request.User, _ *request.Info) (authz.Decision, string, error) {
+	if u.Name == Nobody {
+		return authz.Deny, "", nil
+	}
+	return authz.Allow, "", nil
+}
+
+// with returns all and those of more that are not there yet.
+func with(all, more []resource.Any) []resource.Any {
+	for _, m := range more {
+		if !slices.ContainsFunc(all, func(a resource.Any) bool { return a.Info().Name.GVR() == m.Info().Name.GVR() }) {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
 // All returns the definitions of all resources.
 func All() []resource.Any {
-	return resources.All(resources.Needs{Services: core.ServiceConfig{
+	return resources.All(resources.Needs{Authorizer: authz.Func(allow), Services: core.ServiceConfig{
 		CIDRs:         []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")},
 		FirstNodePort: 30000, LastNodePort: 32767,
 	}})
