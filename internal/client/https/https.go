@@ -39,7 +39,13 @@ type Transport struct {
 	cancel context.CancelFunc
 	feeds  sync.WaitGroup
 	mu     sync.Mutex
-	tables map[tableKey]*watchcache.Table
+	tables map[tableKey]*feed
+}
+
+// feed is a table and the end of what keeps it current.
+type feed struct {
+	table *watchcache.Table
+	stop  context.CancelFunc
 }
 
 type tableKey struct {
@@ -60,7 +66,7 @@ func New(cfg *rest.Config, agent string) (*Transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the server's address: %w", err)
 	}
-	t := &Transport{http: hc, base: base, agent: agent, tables: map[tableKey]*watchcache.Table{}}
+	t := &Transport{http: hc, base: base, agent: agent, tables: map[tableKey]*feed{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t, nil
 }

@@ -44,16 +44,29 @@ func (t *Transport) Table(_ context.Context, gvr schema.GroupVersionResource, sc
 		return nil, err
 	}
 	key := tableKey{gvr, scope}
-	if table := t.tables[key]; table != nil {
-		return table, nil
+	if f := t.tables[key]; f != nil {
+		return f.table, nil
 	}
-	table := watchcache.NewTable(gvr.GroupResource().String())
-	t.tables[key] = table
+	ctx, stop := context.WithCancel(t.ctx)
+	f := &feed{table: watchcache.NewTable(gvr.GroupResource().String()), stop: stop}
+	t.tables[key] = f
 	t.feeds.Go(func() {
-		defer table.Close()
-		t.feed(t.ctx, table, key)
+		defer f.table.Close()
+		t.feed(ctx, f.table, key)
 	})
-	return table, nil
+	return f.table, nil
+}
+
+// Release ends the feed of a table that nobody reads any more, such as that of
+// one object. Its readers get watchcache.ErrClosed.
+func (t *Transport) Release(gvr schema.GroupVersionResource, scope watchcache.Scope) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := tableKey{gvr, scope}
+	if f := t.tables[key]; f != nil {
+		f.stop()
+		delete(t.tables, key)
+	}
 }
 
 // feed keeps a table current: list, then watch from there, and again when the
