@@ -182,7 +182,7 @@ func apply(table *watchcache.Table, typ watch.EventType, obj meta.Object, rev in
 }
 
 // frameReader reads the frames of a protobuf watch: four bytes of length, then
-// an enveloped WatchEvent.
+// a WatchEvent, bare, whose object is enveloped.
 type frameReader struct {
 	r   io.Reader
 	buf []byte
@@ -208,8 +208,8 @@ func (f *frameReader) next() (watch.EventType, runtime.Object, error) {
 		return "", nil, err
 	}
 	var event metav1.WatchEvent
-	if _, err := scheme.DecodeProtobuf(f.buf, &event); err != nil {
-		return "", nil, err
+	if err := event.Unmarshal(f.buf); err != nil {
+		return "", nil, fmt.Errorf("reading a watch event: %w", err)
 	}
 	obj, err := decodeAny(scheme.Protobuf, event.Object.Raw)
 	return watch.EventType(event.Type), obj, err
