@@ -47,7 +47,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), imageCommand(), versionCommand())
+	root.AddCommand(serverCommand(), agentCommand(), tokenCommand(), imageCommand(), versionCommand())
 	return root
 }
 

@@ -21,8 +21,20 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"skiff.dev/skiff/internal/client"
-	"skiff.dev/skiff/internal/controllers/bootstraptoken"
 	"skiff.dev/skiff/internal/pki"
+)
+
+// What a token's Secret, in kube-system, is called and holds.
+// https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
+const (
+	tokenType        = corev1.SecretType("bootstrap.kubernetes.io/token")
+	tokenNamePrefix  = "bootstrap-token-" // and the token's ID
+	tokenID          = "token-id"
+	tokenSecret      = "token-secret"
+	tokenExpiration  = "expiration" // RFC 3339; none means never
+	tokenDescription = "description"
+	tokenUsagePrefix = "usage-bootstrap-" // and "authentication" or "signing": "true"
+	tokenGroups      = "auth-extra-groups"
 )
 
 func tokenCommand() *cobra.Command {
@@ -127,22 +139,22 @@ func (t *tokenCreate) run(ctx context.Context, out io.Writer, c *client.Client, 
 }
 
 func (t *tokenCreate) secret(token pki.JoinToken, now time.Time) *corev1.Secret {
-	data := map[string]string{bootstraptoken.KeyID: token.ID, bootstraptoken.KeySecret: token.Secret}
+	data := map[string]string{tokenID: token.ID, tokenSecret: token.Secret}
 	for _, u := range t.usages {
-		data[bootstraptoken.KeyUsagePrefix+u] = "true"
+		data[tokenUsagePrefix+u] = "true"
 	}
 	if t.ttl > 0 {
-		data[bootstraptoken.KeyExpiration] = now.Add(t.ttl).UTC().Format(time.RFC3339)
+		data[tokenExpiration] = now.Add(t.ttl).UTC().Format(time.RFC3339)
 	}
 	if t.description != "" {
-		data[bootstraptoken.KeyDescription] = t.description
+		data[tokenDescription] = t.description
 	}
 	if len(t.groups) > 0 {
-		data[bootstraptoken.KeyGroups] = strings.Join(t.groups, ",")
+		data[tokenGroups] = strings.Join(t.groups, ",")
 	}
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: bootstraptoken.NamePrefix + token.ID},
-		Type:       bootstraptoken.Type,
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: tokenNamePrefix + token.ID},
+		Type:       tokenType,
 		StringData: data,
 	}
 }
@@ -203,7 +215,7 @@ func tokenListCommand(a *admin) *cobra.Command {
 }
 
 func listTokens(ctx context.Context, out io.Writer, c *client.Client, now time.Time) error {
-	secrets, err := client.For[*corev1.Secret](c).List(ctx, metav1.NamespaceSystem, metav1.ListOptions{FieldSelector: "type=" + string(bootstraptoken.Type)})
+	secrets, err := client.For[*corev1.Secret](c).List(ctx, metav1.NamespaceSystem, metav1.ListOptions{FieldSelector: "type=" + string(tokenType)})
 	if err != nil {
 		return fmt.Errorf("listing tokens: %w", err)
 	}
@@ -211,24 +223,38 @@ func listTokens(ctx context.Context, out io.Writer, c *client.Client, now time.T
 	fmt.Fprintln(w, "ID\tTTL\tEXPIRES\tUSAGES\tDESCRIPTION\tGROUPS")
 	for _, s := range secrets {
 		ttl, expires := "<forever>", "<never>"
-		if end, ends := bootstraptoken.Expiration(s); ends {
+		if end, ends := expirationOf(s); ends {
 			ttl, expires = "<expired>", end.Format(time.RFC3339)
 			if left := end.Sub(now); left > 0 {
 				ttl = duration.HumanDuration(left)
 			}
 		}
 		fmt.Fprintln(w, strings.Join([]string{
-			string(s.Data[bootstraptoken.KeyID]), ttl, expires, usagesOf(s),
-			orNone(string(s.Data[bootstraptoken.KeyDescription])), orNone(string(s.Data[bootstraptoken.KeyGroups])),
+			string(s.Data[tokenID]), ttl, expires, usagesOf(s),
+			orNone(string(s.Data[tokenDescription])), orNone(string(s.Data[tokenGroups])),
 		}, "\t"))
 	}
 	return w.Flush()
 }
 
+// expirationOf returns when a token ends; ok is false if it never does. What is
+// not a time has ended already, as for authentication.
+func expirationOf(s *corev1.Secret) (end time.Time, ok bool) {
+	text := string(s.Data[tokenExpiration])
+	if text == "" {
+		return time.Time{}, false
+	}
+	end, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, true
+	}
+	return end, true
+}
+
 func usagesOf(s *corev1.Secret) string {
 	var usages []string
 	for key, value := range s.Data {
-		if u, ok := strings.CutPrefix(key, bootstraptoken.KeyUsagePrefix); ok && string(value) == "true" {
+		if u, ok := strings.CutPrefix(key, tokenUsagePrefix); ok && string(value) == "true" {
 			usages = append(usages, u)
 		}
 	}
@@ -254,7 +280,7 @@ func tokenDeleteCommand(a *admin) *cobra.Command {
 			defer closer()
 			for _, arg := range args {
 				id, _, _ := strings.Cut(arg, ".") // whole tokens do as well
-				err := client.For[*corev1.Secret](c).Delete(cmd.Context(), metav1.NamespaceSystem, bootstraptoken.NamePrefix+id, metav1.DeleteOptions{})
+				err := client.For[*corev1.Secret](c).Delete(cmd.Context(), metav1.NamespaceSystem, tokenNamePrefix+id, metav1.DeleteOptions{})
 				switch {
 				case apierrors.IsNotFound(err):
 					return fmt.Errorf("there is no token %q; see skiff token list", id)

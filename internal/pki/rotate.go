@@ -49,14 +49,19 @@ func NewRotator(ctx context.Context, issue func(context.Context) (*tls.Certifica
 	return r, nil
 }
 
-// NewAuthorityRotator rotates certificates of an authority at hand.
+// NewAuthorityRotator rotates certificates of an authority at hand. Servers
+// send the authority along: a node that joins compares it with its token's pin.
 func NewAuthorityRotator(ctx context.Context, a *Authority, request Request) (*Rotator, error) {
 	return NewRotator(ctx, func(context.Context) (*tls.Certificate, error) {
 		pair, err := a.Issue(request)
 		if err != nil {
 			return nil, err
 		}
-		return pair.TLS(), nil
+		cert := pair.TLS()
+		if request.Usage&Server != 0 {
+			cert.Certificate = append(cert.Certificate, a.Cert.Raw)
+		}
+		return cert, nil
 	})
 }
 
