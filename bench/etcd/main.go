@@ -77,7 +77,7 @@ func run(ctx context.Context) (err error) {
 
 func start(dir string) (*embed.Etcd, error) {
 	config := embed.NewConfig()
-	config.Dir, config.LogLevel = dir, "error"
+	config.Dir, config.LogLevel = dir, "panic"
 	local := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
 	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{local}, []url.URL{local}
 	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{local}, []url.URL{local}

@@ -192,6 +192,11 @@ func (c *Client) DeleteAll(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.Discard(ctx, "DELETE", path, JSON, body)
-	return err
+	for {
+		// A server may run out of time before a large collection is empty.
+		_, err = c.Discard(ctx, "DELETE", path, JSON, body)
+		if err == nil || Unless(err, http.StatusGatewayTimeout) != nil {
+			return err
+		}
+	}
 }

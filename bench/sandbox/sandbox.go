@@ -25,7 +25,8 @@ const Address = "192.0.2.10/24"
 // is there already. done says that this has happened, and err is its outcome.
 func Enter() (done bool, err error) {
 	if os.Getenv(inside) != "" {
-		return false, prepare()
+		// A tool that this one starts may want a sandbox of its own.
+		return false, errors.Join(os.Unsetenv(inside), prepare())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
