@@ -39,7 +39,7 @@ func (s *server) runNode(ctx context.Context) error {
 	return node.Run(ctx, node.Config{
 		DataDir: s.cfg.DataDir, Name: name, IP: ip, Client: s.cp.Client(identity, "kubelet"),
 		Kubelet: node.KubeletServer{
-			Port: s.cfg.KubeletPort, GetCertificate: serving.GetCertificate, ClientCAs: s.cluster.CA.Pool(), Authorizer: s.cp.Authorizer,
+			Port: s.cfg.KubeletPort, GetCertificate: serving.GetCertificate, ClientCAs: s.cluster.CA.Pool(),
 		},
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)}, // Validate has read it
 		ClusterDNS:   s.clusterDNS(), ClusterDomain: s.cfg.ClusterDomain, PodNetwork: overlay.Mode(s.cfg.PodNetwork),

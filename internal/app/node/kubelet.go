@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -12,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"skiff.dev/skiff/internal/apiserver/authz"
 	"skiff.dev/skiff/internal/cgroup"
 	"skiff.dev/skiff/internal/kubelet"
 	"skiff.dev/skiff/internal/kubelet/cri/config"
@@ -21,16 +21,17 @@ import (
 	"skiff.dev/skiff/internal/kubelet/logs"
 	"skiff.dev/skiff/internal/kubelet/objects"
 	"skiff.dev/skiff/internal/kubelet/podcgroup"
+	"skiff.dev/skiff/internal/kubelet/server"
 	"skiff.dev/skiff/internal/kubelet/volume"
 	"skiff.dev/skiff/internal/mount"
 )
 
-// KubeletServer is how the kubelet's API is served, and to whom.
+// KubeletServer is how the kubelet's API is served. Who may use it is asked of
+// the API server.
 type KubeletServer struct {
 	Port           int
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	ClientCAs      *x509.CertPool
-	Authorizer     authz.Authorizer
 }
 
 // runKubelet runs the node's pods.
@@ -63,7 +64,21 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 		Layout:  l, StaticPodPath: n.dir("manifests"), MaxPods: n.MaxPods,
 		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log,
 	})
+	g.Go(func() error { return n.serveKubelet(ctx, k, l) })
 	return k.Run(ctx)
+}
+
+// serveKubelet serves the kubelet's own API.
+func (n *Node) serveKubelet(ctx context.Context, k *kubelet.Kubelet, l layout.Layout) error {
+	address := net.JoinHostPort("", strconv.Itoa(n.Kubelet.Port))
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("the kubelet's API cannot be served on port %d (choose another --kubelet-port): %w", n.Kubelet.Port, err)
+	}
+	return server.New(server.Config{
+		Pods: k, Runtime: n.cri, Layout: l, Access: server.NewReviews(n.Client, n.Name), Log: n.Log,
+		GetCertificate: n.Kubelet.GetCertificate, ClientCAs: n.Kubelet.ClientCAs,
+	}).Serve(ctx, listener)
 }
 
 // memoryBytes is all the memory the host has.

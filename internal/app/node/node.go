@@ -62,6 +62,9 @@ const stopTime = 10 * time.Second
 // the next Run takes them over.
 func Run(ctx context.Context, cfg Config) (err error) {
 	n := &Node{Config: cfg, events: client.NewRecorder(cfg.Client, "kubelet", cfg.Name)}
+	if err := n.record(); err != nil {
+		return err
+	}
 	if err := n.startRuntime(ctx); err != nil {
 		return err
 	}

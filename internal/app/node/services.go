@@ -34,12 +34,16 @@ func (n *Node) runServices(ctx context.Context, g *errgroup.Group) error {
 	defer conntrack.Close()
 	p := proxy.New(proxy.Config{
 		Source:    proxySource{svc},
-		Backend:   proxy.NFTables(proxy.NFTConfig{Table: proxyTable, MasqueradeBit: 14}, kernel),
+		Backend:   proxy.NFTables(n.proxyConfig(), kernel),
 		Node:      proxy.Node{Name: n.Name, PodCIDRs: n.ClusterCIDRs, NodePortAddresses: []netip.Addr{n.IP}},
 		Conntrack: conntrack,
 		Log:       n.Log,
 	})
 	return p.Run(ctx)
+}
+
+func (n *Node) proxyConfig() proxy.NFTConfig {
+	return proxy.NFTConfig{Table: proxyTable, MasqueradeBit: 14}
 }
 
 const dnsPort = 53
