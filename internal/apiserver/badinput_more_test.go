@@ -19,10 +19,10 @@ import (
 
 func badPatches() []bad {
 	patch := func(name, media, body string, code int, reason metav1.StatusReason, message string) bad {
-		return bad{name: "patch: " + name, method: "PATCH", path: maps + "/there", media: media, body: body, code: code, reason: reason, message: message}
+		return bad{name: "patch: " + name, method: "PATCH", path: mapsPath + "/there", media: media, body: body, code: code, reason: reason, message: message}
 	}
 	apply := func(name, query, body string, code int, reason metav1.StatusReason, message string) bad {
-		return bad{name: "apply: " + name, method: "PATCH", path: maps + "/there?" + query, media: applyTyp, body: body, code: code, reason: reason, message: message}
+		return bad{name: "apply: " + name, method: "PATCH", path: mapsPath + "/there?" + query, media: applyTyp, body: body, code: code, reason: reason, message: message}
 	}
 	const head = "apiVersion: v1\nkind: ConfigMap\n"
 	rejected := "the server rejected our request due to an error in our request"
@@ -49,12 +49,12 @@ func badPatches() []bad {
 		patch("deep", mergeTyp, strings.Repeat(`{"a":`, 100000)+"1"+strings.Repeat("}", 100000), 400, badRequest, "exceeded max depth"),
 		patch("strategic directive", smpType, `{"data":{"$patch":"explode"}}`, 422, invalid, rejected),
 		patch("strategic without object", smpType, `"x"`, 400, badRequest, "error decoding patch"),
-		{name: "patch: strict", method: "PATCH", path: maps + "/there?fieldValidation=Strict", media: mergeTyp, body: `{"foo":1}`, code: 422, reason: invalid,
+		{name: "patch: strict", method: "PATCH", path: mapsPath + "/there?fieldValidation=Strict", media: mergeTyp, body: `{"foo":1}`, code: 422, reason: invalid,
 			message: `strict decoding error: unknown field "foo"`},
-		{name: "patch: absent", method: "PATCH", path: maps + "/absent", media: mergeTyp, body: `{}`, code: 404, reason: notFound, message: `configmaps "absent" not found`},
-		{name: "patch: force", method: "PATCH", path: maps + "/there?force=true", media: mergeTyp, body: `{}`, code: 422, reason: invalid,
+		{name: "patch: absent", method: "PATCH", path: mapsPath + "/absent", media: mergeTyp, body: `{}`, code: 404, reason: notFound, message: `configmaps "absent" not found`},
+		{name: "patch: force", method: "PATCH", path: mapsPath + "/there?force=true", media: mergeTyp, body: `{}`, code: 422, reason: invalid,
 			message: `PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: may not be specified for non-apply patch`},
-		{name: "patch: oversized", method: "PATCH", path: maps + "/there", media: mergeTyp, body: `{"data":{"a":"` + strings.Repeat("x", 3<<20), code: 413, reason: tooLarge, message: "limit is 3145728"},
+		{name: "patch: oversized", method: "PATCH", path: mapsPath + "/there", media: mergeTyp, body: `{"data":{"a":"` + strings.Repeat("x", 3<<20), code: 413, reason: tooLarge, message: "limit is 3145728"},
 		patch("plain JSON", jsonType, `{}`, 415, unsupported, "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"),
 		apply("no manager", "", head, 422, invalid, `PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch`),
 		apply("no YAML", "fieldManager=a", "a: [", 400, badRequest, "error decoding YAML"),
@@ -86,8 +86,8 @@ func badPaths() []bad {
 		do("group that is none", "GET", "/apis/foo.io/v1/bars", 404, "", page),
 		do("version that is none", "GET", "/api/v7/pods", 404, "", page),
 		do("page that is none", "GET", "/foo/bar", 404, "", page),
-		do("subresource that is none", "GET", maps+"/there/foo", 404, notFound, none),
-		do("subresource of another kind", "PUT", maps+"/there/scale", 404, notFound, none),
+		do("subresource that is none", "GET", mapsPath+"/there/foo", 404, notFound, none),
+		do("subresource of another kind", "PUT", mapsPath+"/there/scale", 404, notFound, none),
 		do("path beyond a subresource", "GET", "/api/v1/namespaces/default/pods/p/status/more", 404, notFound, none),
 		do("cluster-scoped in a namespace", "GET", "/api/v1/namespaces/default/nodes/n", 404, notFound, none),
 		do("list of cluster-scoped in a namespace", "GET", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/clusterroles", 404, notFound, none),
@@ -95,24 +95,24 @@ func badPaths() []bad {
 		do("delete without its namespace", "DELETE", "/api/v1/configmaps/there", 404, notFound, none),
 		do("create without a namespace", "POST", "/api/v1/configmaps", 405, noMethod, other),
 		do("delete everywhere", "DELETE", "/api/v1/configmaps", 405, noMethod, other),
-		do("create on one", "POST", maps+"/there", 405, noMethod, other),
-		do("replace a collection", "PUT", maps, 405, noMethod, other),
-		do("patch a collection", "PATCH", maps, 405, noMethod, other),
-		do("method that is none", "BREW", maps, 405, noMethod, other),
-		do("OPTIONS", "OPTIONS", maps, 405, noMethod, other),
-		do("TRACE", "TRACE", maps, 405, noMethod, other),
+		do("create on one", "POST", mapsPath+"/there", 405, noMethod, other),
+		do("replace a collection", "PUT", mapsPath, 405, noMethod, other),
+		do("patch a collection", "PATCH", mapsPath, 405, noMethod, other),
+		do("method that is none", "BREW", mapsPath, 405, noMethod, other),
+		do("OPTIONS", "OPTIONS", mapsPath, 405, noMethod, other),
+		do("TRACE", "TRACE", mapsPath, 405, noMethod, other),
 		do("list reviews", "GET", "/apis/authorization.k8s.io/v1/subjectaccessreviews", 405, noMethod, other),
 		do("delete a status", "DELETE", "/api/v1/namespaces/default/pods/p/status", 405, noMethod, other),
 		do("get a binding", "GET", "/api/v1/namespaces/default/pods/p/binding", 405, noMethod, other),
 		do("put exec", "PUT", "/api/v1/namespaces/default/pods/p/exec", 405, noMethod, other),
 		do("dots", "GET", "/api/v1/namespaces/default/configmaps/../secrets", 400, badRequest, "not in its simplest form"),
-		do("dots at the end", "GET", maps+"/..", 400, badRequest, "not in its simplest form"),
+		do("dots at the end", "GET", mapsPath+"/..", 400, badRequest, "not in its simplest form"),
 		do("dots before proxy", "GET", "/api/v1/namespaces/default/../kube-system/pods/p/proxy/x", 400, badRequest, "not in its simplest form"),
 		do("doubled slash", "GET", "/api/v1/namespaces/default//configmaps", 400, badRequest, "not in its simplest form"),
-		do("escaped dots", "GET", maps+"/%2e%2e", 400, badRequest, "not in its simplest form"),
-		do("escaped slash", "GET", maps+"/there%2fstatus", 404, notFound, none),
-		do("escaped percent", "GET", maps+"/a%25b", 400, badRequest, `Name parameter invalid: "a%b": may not contain '%'`),
-		do("NUL in the path", "GET", maps+"/a%00b", 404, notFound, "not found"),
+		do("escaped dots", "GET", mapsPath+"/%2e%2e", 400, badRequest, "not in its simplest form"),
+		do("escaped slash", "GET", mapsPath+"/there%2fstatus", 404, notFound, none),
+		do("escaped percent", "GET", mapsPath+"/a%25b", 400, badRequest, `Name parameter invalid: "a%b": may not contain '%'`),
+		do("NUL in the path", "GET", mapsPath+"/a%00b", 404, notFound, "not found"),
 		do("other case", "GET", "/api/v1/namespaces/default/ConfigMaps", 404, notFound, none),
 		do("exec in a pod that is none", "GET", pods+"/p/exec?command=ls", 404, notFound, `pods "p" not found`),
 		do("post to a page", "POST", "/version", 405, noMethod, other),
@@ -122,23 +122,23 @@ func badPaths() []bad {
 
 func badMedia() []bad {
 	return []bad{
-		{name: "text", method: "POST", path: maps, media: "text/plain", body: configMapBody(""), code: 415, reason: unsupported,
+		{name: "text", method: "POST", path: mapsPath, media: "text/plain", body: configMapBody(""), code: 415, reason: unsupported,
 			message: "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
-		{name: "form", method: "POST", path: maps, media: "application/x-www-form-urlencoded", body: "a=b", code: 415, reason: unsupported},
-		{name: "no media type", method: "POST", path: maps, media: ";;;", body: configMapBody(""), code: 415, reason: unsupported},
-		{name: "protobuf that is JSON", method: "POST", path: maps, media: protoTyp, body: configMapBody(""), code: 400, reason: badRequest, message: "unrecognized"},
-		{name: "JSON that is YAML", method: "POST", path: maps, body: "metadata: {name: m}", code: 400, reason: badRequest, message: "json parse error"},
-		{name: "accept text", path: maps, accept: "text/html", code: 406, reason: unacceptble,
+		{name: "form", method: "POST", path: mapsPath, media: "application/x-www-form-urlencoded", body: "a=b", code: 415, reason: unsupported},
+		{name: "no media type", method: "POST", path: mapsPath, media: ";;;", body: configMapBody(""), code: 415, reason: unsupported},
+		{name: "protobuf that is JSON", method: "POST", path: mapsPath, media: protoTyp, body: configMapBody(""), code: 400, reason: badRequest, message: "unrecognized"},
+		{name: "JSON that is YAML", method: "POST", path: mapsPath, body: "metadata: {name: m}", code: 400, reason: badRequest, message: "json parse error"},
+		{name: "accept text", path: mapsPath, accept: "text/html", code: 406, reason: unacceptble,
 			message: "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"},
-		{name: "accept nothing that is", method: "POST", path: maps, accept: "image/png", body: configMapBody(""), code: 406, reason: unacceptble},
-		{name: "accept unknown form", path: maps, accept: "application/json;as=Poem;g=meta.k8s.io;v=v1", code: 406, reason: unacceptble},
-		{name: "accept with no weight", path: maps, accept: "application/json;q=0", code: 406, reason: unacceptble},
-		{name: "watch as YAML", path: maps + "?watch=1", accept: yamlType, code: 406, reason: unacceptble},
-		{name: "table with all", path: maps + "?includeObject=All", accept: "application/json;as=Table;g=meta.k8s.io;v=v1", code: 422, reason: invalid,
+		{name: "accept nothing that is", method: "POST", path: mapsPath, accept: "image/png", body: configMapBody(""), code: 406, reason: unacceptble},
+		{name: "accept unknown form", path: mapsPath, accept: "application/json;as=Poem;g=meta.k8s.io;v=v1", code: 406, reason: unacceptble},
+		{name: "accept with no weight", path: mapsPath, accept: "application/json;q=0", code: 406, reason: unacceptble},
+		{name: "watch as YAML", path: mapsPath + "?watch=1", accept: yamlType, code: 406, reason: unacceptble},
+		{name: "table with all", path: mapsPath + "?includeObject=All", accept: "application/json;as=Table;g=meta.k8s.io;v=v1", code: 422, reason: invalid,
 			message: `TableOptions.meta.k8s.io "" is invalid: includeObject: Invalid value: "All": must be 'Metadata', 'Object', 'None', or empty`},
-		{name: "wrong token", path: maps, header: map[string]string{"Authorization": "Bearer nobody"}, code: 401, reason: metav1.StatusReasonUnauthorized, message: "Unauthorized"},
-		{name: "other scheme", path: maps, header: map[string]string{"Authorization": "Basic YTpi"}, code: 401, reason: metav1.StatusReasonUnauthorized, message: "Unauthorized"},
-		{name: "no rights", path: maps, header: map[string]string{"Authorization": "Bearer " + apitest.Alice}, code: 403, reason: metav1.StatusReasonForbidden,
+		{name: "wrong token", path: mapsPath, header: map[string]string{"Authorization": "Bearer nobody"}, code: 401, reason: metav1.StatusReasonUnauthorized, message: "Unauthorized"},
+		{name: "other scheme", path: mapsPath, header: map[string]string{"Authorization": "Basic YTpi"}, code: 401, reason: metav1.StatusReasonUnauthorized, message: "Unauthorized"},
+		{name: "no rights", path: mapsPath, header: map[string]string{"Authorization": "Bearer " + apitest.Alice}, code: 403, reason: metav1.StatusReasonForbidden,
 			message: `configmaps is forbidden: User "alice" cannot list resource "configmaps" in API group "" in the namespace "default"`},
 	}
 }
@@ -147,9 +147,9 @@ func badDeletes() []bad {
 	del := func(name, path, body string, code int, reason metav1.StatusReason, message string) bad {
 		return bad{name: "delete: " + name, method: "DELETE", path: path, body: body, code: code, reason: reason, message: message}
 	}
-	there := maps + "/there"
+	there := mapsPath + "/there"
 	return []bad{
-		del("absent", maps+"/absent", "", 404, notFound, `configmaps "absent" not found`),
+		del("absent", mapsPath+"/absent", "", 404, notFound, `configmaps "absent" not found`),
 		del("policy", there, `{"propagationPolicy":"Sideways"}`, 422, invalid, `propagationPolicy: Unsupported value: "Sideways"`),
 		del("policy in the query", there+"?propagationPolicy=Sideways", "", 422, invalid, `propagationPolicy: Unsupported value: "Sideways"`),
 		del("two policies", there, `{"propagationPolicy":"Orphan","orphanDependents":true}`, 422, invalid, "orphanDependents and deletionPropagation cannot be both set"),
@@ -159,7 +159,7 @@ func badDeletes() []bad {
 		del("no JSON", there, "{", 400, badRequest, "unexpected end of JSON input"),
 		del("uid", there, `{"preconditions":{"uid":"no"}}`, 409, metav1.StatusReasonConflict, "Precondition failed: UID in precondition: no, UID in object meta: "),
 		del("version", there, `{"preconditions":{"resourceVersion":"1"}}`, 409, metav1.StatusReasonConflict, "Precondition failed: ResourceVersion in precondition: 1, ResourceVersion in object meta: "),
-		del("collection by a bad selector", maps+"?labelSelector=a===b", "", 400, badRequest, "unable to parse requirement"),
+		del("collection by a bad selector", mapsPath+"?labelSelector=a===b", "", 400, badRequest, "unable to parse requirement"),
 	}
 }
 
@@ -175,7 +175,7 @@ func TestLenientInput(t *testing.T) {
 		{"&fieldValidation=Ignore", configMapBody(`,"foo":1`), nil},
 		{"", `{"metadata":{"name":"m"}}`, nil},
 	} {
-		req, err := http.NewRequest("POST", api.HTTP.URL+maps+"?dryRun=All"+tc.query, strings.NewReader(tc.body))
+		req, err := http.NewRequest("POST", api.HTTP.URL+mapsPath+"?dryRun=All"+tc.query, strings.NewReader(tc.body))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,7 +35,7 @@ type bad struct {
 }
 
 const (
-	maps     = "/api/v1/namespaces/default/configmaps"
+	mapsPath = "/api/v1/namespaces/default/configmaps"
 	pods     = "/api/v1/namespaces/default/pods"
 	jsonType = "application/json"
 	yamlType = "application/yaml"
@@ -158,10 +158,10 @@ const (
 
 func badBodies() []bad {
 	post := func(name, media, body string, code int, reason metav1.StatusReason, message string) bad {
-		return bad{name: name, method: "POST", path: maps, media: media, body: body, code: code, reason: reason, message: message}
+		return bad{name: name, method: "POST", path: mapsPath, media: media, body: body, code: code, reason: reason, message: message}
 	}
 	strict := func(name, media, body, message string) bad {
-		return bad{name: name, method: "POST", path: maps + "?fieldValidation=Strict", media: media, body: body, code: 400, reason: badRequest,
+		return bad{name: name, method: "POST", path: mapsPath + "?fieldValidation=Strict", media: media, body: body, code: 400, reason: badRequest,
 			message: `ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: ` + message}
 	}
 	var zipped bytes.Buffer
@@ -249,22 +249,22 @@ func badKinds() []bad {
 	return []bad{
 		post("other kind", pods, configMapBody(""), 400, badRequest, `ConfigMap in version "v1" cannot be handled as a Pod: converting (v1.ConfigMap) to (core.Pod): unknown conversion`),
 		post("other group", pods, `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"m"}}`, 400, badRequest, `Deployment in version "v1" cannot be handled as a Pod`),
-		post("kind that is none", maps, `{"apiVersion":"v1","kind":"Foo","metadata":{"name":"m"}}`, 400, badRequest, `Foo in version "v1" cannot be handled as a ConfigMap: no kind "Foo" is registered for version "v1"`),
-		post("version that is none", maps, `{"apiVersion":"v7","kind":"ConfigMap","metadata":{"name":"m"}}`, 400, badRequest, `no kind "ConfigMap" is registered for version "v7"`),
-		post("version with slashes", maps, `{"apiVersion":"a/b/c","kind":"ConfigMap"}`, 400, badRequest, ""),
+		post("kind that is none", mapsPath, `{"apiVersion":"v1","kind":"Foo","metadata":{"name":"m"}}`, 400, badRequest, `Foo in version "v1" cannot be handled as a ConfigMap: no kind "Foo" is registered for version "v1"`),
+		post("version that is none", mapsPath, `{"apiVersion":"v7","kind":"ConfigMap","metadata":{"name":"m"}}`, 400, badRequest, `no kind "ConfigMap" is registered for version "v7"`),
+		post("version with slashes", mapsPath, `{"apiVersion":"a/b/c","kind":"ConfigMap"}`, 400, badRequest, ""),
 		post("other version", "/apis/apps/v1/namespaces/default/deployments", `{"apiVersion":"apps/v1beta1","kind":"Deployment","metadata":{"name":"m"}}`, 400, badRequest,
 			"the API version in the data (apps/v1beta1) does not match the expected API version (apps/v1)"),
-		post("a list", maps, `{"apiVersion":"v1","kind":"ConfigMapList","items":[]}`, 400, badRequest, "unknown conversion"),
-		post("other namespace", maps, `{"metadata":{"name":"m","namespace":"kube-system"}}`, 400, badRequest, "the namespace of the provided object does not match the namespace sent on the request"),
+		post("a list", mapsPath, `{"apiVersion":"v1","kind":"ConfigMapList","items":[]}`, 400, badRequest, "unknown conversion"),
+		post("other namespace", mapsPath, `{"metadata":{"name":"m","namespace":"kube-system"}}`, 400, badRequest, "the namespace of the provided object does not match the namespace sent on the request"),
 		post("namespace that is none", "/api/v1/namespaces/nowhere/configmaps", `{"metadata":{"name":"m"}}`, 404, notFound, `namespaces "nowhere" not found`),
-		put("other name", maps+"/there", `{"metadata":{"name":"here"}}`, 400, badRequest, "the name of the object (here) does not match the name on the URL (there)"),
-		put("without name", maps+"/there", `{"metadata":{}}`, 400, badRequest, "the name of the object (there based on URL) was undeterminable: name must be provided"),
-		put("of another namespace", maps+"/there", `{"metadata":{"name":"there","namespace":"x"}}`, 400, badRequest, "does not match the namespace sent on the request"),
-		put("absent", maps+"/absent", `{"metadata":{"name":"absent"}}`, 404, notFound, `configmaps "absent" not found`),
-		put("old version", maps+"/there", `{"metadata":{"name":"there","resourceVersion":"1"}}`, 409, metav1.StatusReasonConflict,
+		put("other name", mapsPath+"/there", `{"metadata":{"name":"here"}}`, 400, badRequest, "the name of the object (here) does not match the name on the URL (there)"),
+		put("without name", mapsPath+"/there", `{"metadata":{}}`, 400, badRequest, "the name of the object (there based on URL) was undeterminable: name must be provided"),
+		put("of another namespace", mapsPath+"/there", `{"metadata":{"name":"there","namespace":"x"}}`, 400, badRequest, "does not match the namespace sent on the request"),
+		put("absent", mapsPath+"/absent", `{"metadata":{"name":"absent"}}`, 404, notFound, `configmaps "absent" not found`),
+		put("old version", mapsPath+"/there", `{"metadata":{"name":"there","resourceVersion":"1"}}`, 409, metav1.StatusReasonConflict,
 			`Operation cannot be fulfilled on configmaps "there": the object has been modified; please apply your changes to the latest version and try again`),
-		put("other uid", maps+"/there", `{"metadata":{"name":"there","uid":"no"}}`, 409, metav1.StatusReasonConflict, "Precondition failed: UID in precondition: no, UID in object meta: "),
-		put("version that is no number", maps+"/there", `{"metadata":{"name":"there","resourceVersion":"x"}}`, 400, badRequest, `resourceVersion: Invalid value: "x"`),
+		put("other uid", mapsPath+"/there", `{"metadata":{"name":"there","uid":"no"}}`, 409, metav1.StatusReasonConflict, "Precondition failed: UID in precondition: no, UID in object meta: "),
+		put("version that is no number", mapsPath+"/there", `{"metadata":{"name":"there","resourceVersion":"x"}}`, 400, badRequest, `resourceVersion: Invalid value: "x"`),
 		post("review without attributes", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", `{"spec":{}}`, 422, invalid, "spec.resourceAttributes"),
 		put("scale below zero", "/apis/apps/v1/namespaces/default/deployments/none/scale", `{"metadata":{"name":"none"},"spec":{"replicas":-1}}`, 404, notFound, `deployments.apps "none" not found`),
 		put("scale of another", "/apis/apps/v1/namespaces/default/deployments/none/scale", `{"metadata":{"name":"some"}}`, 400, badRequest, "does not match the name on the URL"),
@@ -277,32 +277,32 @@ func badOptions() []bad {
 	}
 	token := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	create := func(name, query, message string) bad {
-		return bad{name: name, method: "POST", path: maps + "?" + query, body: configMapBody(""), code: 422, reason: invalid, message: message}
+		return bad{name: name, method: "POST", path: mapsPath + "?" + query, body: configMapBody(""), code: 422, reason: invalid, message: message}
 	}
 	return []bad{
-		get("label selector", maps+"?labelSelector=a===b", 400, badRequest, "unable to parse requirement: found '='"),
-		get("label selector value", maps+"?labelSelector=a=b%20c", 400, badRequest, "found 'c', expected: ',' or 'end of string'"),
-		get("field selector", maps+"?fieldSelector=a", 400, badRequest, "invalid selector: 'a'; can't understand 'a'"),
-		get("field that is none", maps+"?fieldSelector=data.a%3Db", 400, badRequest, `"data.a" is not a known field selector: only "metadata.name", "metadata.namespace"`),
+		get("label selector", mapsPath+"?labelSelector=a===b", 400, badRequest, "unable to parse requirement: found '='"),
+		get("label selector value", mapsPath+"?labelSelector=a=b%20c", 400, badRequest, "found 'c', expected: ',' or 'end of string'"),
+		get("field selector", mapsPath+"?fieldSelector=a", 400, badRequest, "invalid selector: 'a'; can't understand 'a'"),
+		get("field that is none", mapsPath+"?fieldSelector=data.a%3Db", 400, badRequest, `"data.a" is not a known field selector: only "metadata.name", "metadata.namespace"`),
 		get("field of pods that is none", pods+"?fieldSelector=spec.foo%3Db", 400, badRequest, "field label not supported: spec.foo"),
-		get("resourceVersion", maps+"?resourceVersion=abc", 400, badRequest, `resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc": invalid syntax`),
-		get("resourceVersion below zero", maps+"?resourceVersion=-1", 400, badRequest, "invalid syntax"),
-		get("resourceVersion of a get", maps+"/there?resourceVersion=x", 400, badRequest, `Invalid value: "x"`),
-		get("match without version", maps+"?resourceVersionMatch=Exact", 422, invalid, "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
-		get("match that is none", maps+"?resourceVersion=1&resourceVersionMatch=Maybe", 422, invalid, "resourceVersionMatch: Unsupported value"),
-		get("exact zero", maps+"?resourceVersion=0&resourceVersionMatch=Exact", 422, invalid, `resourceVersionMatch "exact" is forbidden for resourceVersion "0"`),
-		get("limit", maps+"?limit=many", 400, badRequest, `strconv.ParseInt: parsing "many": invalid syntax`),
-		get("limit too large", maps+"?limit=99999999999999999999", 400, badRequest, "value out of range"),
-		get("timeout", maps+"?watch=1&timeoutSeconds=x", 400, badRequest, "invalid syntax"),
-		get("continue", maps+"?continue=%21", 400, badRequest, "invalid continue token: continue key is not valid: "),
-		get("continue without JSON", maps+"?continue="+token("x"), 400, badRequest, "continue key is not valid"),
-		get("continue of another version", maps+"?continue="+token(`{"v":"v0","rv":1,"start":"a"}`), 400, badRequest, `server does not recognize this encoded version "v0"`),
-		get("continue without revision", maps+"?continue="+token(`{"v":"meta.k8s.io/v1","start":"a"}`), 400, badRequest, "incorrect encoded start resourceVersion"),
-		get("continue into another place", maps+"?continue="+token(`{"v":"meta.k8s.io/v1","rv":1,"start":"../../secrets/a"}`), 400, badRequest, "continue key is not valid"),
-		get("continue with version", maps+"?resourceVersion=5&continue="+token(`{"v":"meta.k8s.io/v1","rv":1,"start":"a\u0000"}`), 400, badRequest, "specifying resource version is not allowed when using continue"),
-		get("initial events without watch", maps+"?sendInitialEvents=true", 422, invalid, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"),
-		get("initial events without match", maps+"?watch=1&sendInitialEvents=true", 422, invalid, "resourceVersionMatch"),
-		get("watch from no number", maps+"?watch=1&resourceVersion=x", 422, invalid, `resourceVersion: Invalid value: "x"`),
+		get("resourceVersion", mapsPath+"?resourceVersion=abc", 400, badRequest, `resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc": invalid syntax`),
+		get("resourceVersion below zero", mapsPath+"?resourceVersion=-1", 400, badRequest, "invalid syntax"),
+		get("resourceVersion of a get", mapsPath+"/there?resourceVersion=x", 400, badRequest, `Invalid value: "x"`),
+		get("match without version", mapsPath+"?resourceVersionMatch=Exact", 422, invalid, "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
+		get("match that is none", mapsPath+"?resourceVersion=1&resourceVersionMatch=Maybe", 422, invalid, "resourceVersionMatch: Unsupported value"),
+		get("exact zero", mapsPath+"?resourceVersion=0&resourceVersionMatch=Exact", 422, invalid, `resourceVersionMatch "exact" is forbidden for resourceVersion "0"`),
+		get("limit", mapsPath+"?limit=many", 400, badRequest, `strconv.ParseInt: parsing "many": invalid syntax`),
+		get("limit too large", mapsPath+"?limit=99999999999999999999", 400, badRequest, "value out of range"),
+		get("timeout", mapsPath+"?watch=1&timeoutSeconds=x", 400, badRequest, "invalid syntax"),
+		get("continue", mapsPath+"?continue=%21", 400, badRequest, "invalid continue token: continue key is not valid: "),
+		get("continue without JSON", mapsPath+"?continue="+token("x"), 400, badRequest, "continue key is not valid"),
+		get("continue of another version", mapsPath+"?continue="+token(`{"v":"v0","rv":1,"start":"a"}`), 400, badRequest, `server does not recognize this encoded version "v0"`),
+		get("continue without revision", mapsPath+"?continue="+token(`{"v":"meta.k8s.io/v1","start":"a"}`), 400, badRequest, "incorrect encoded start resourceVersion"),
+		get("continue into another place", mapsPath+"?continue="+token(`{"v":"meta.k8s.io/v1","rv":1,"start":"../../secrets/a"}`), 400, badRequest, "continue key is not valid"),
+		get("continue with version", mapsPath+"?resourceVersion=5&continue="+token(`{"v":"meta.k8s.io/v1","rv":1,"start":"a\u0000"}`), 400, badRequest, "specifying resource version is not allowed when using continue"),
+		get("initial events without watch", mapsPath+"?sendInitialEvents=true", 422, invalid, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"),
+		get("initial events without match", mapsPath+"?watch=1&sendInitialEvents=true", 422, invalid, "resourceVersionMatch"),
+		get("watch from no number", mapsPath+"?watch=1&resourceVersion=x", 422, invalid, `resourceVersion: Invalid value: "x"`),
 		create("dryRun", "dryRun=Some", `CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ["Some"]: supported values: "All"`),
 		create("fieldManager", "fieldManager="+strings.Repeat("a", 129), "fieldManager: Too long: may not be more than 128 bytes"),
 		create("fieldManager unprintable", "fieldManager=%01", "fieldManager: Invalid value"),

@@ -1,9 +1,10 @@
 package apiserver
 
 import (
-	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -15,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -275,8 +277,8 @@ func refuseLocal(hostport string) error {
 	return nil
 }
 
-// proxy passes the request on and the answer back, upgrades included. A
-// redirect is not followed and not passed on: it could lead anywhere
+// proxy passes the request on and the answer back, upgrades included. The
+// node's redirects are not followed and not passed on: they could lead anywhere
 // (CVE-2020-8559).
 func (c *call) proxy(t target) {
 	p := &httputil.ReverseProxy{
@@ -293,20 +295,35 @@ func (c *call) proxy(t target) {
 		},
 		FlushInterval: -1,
 		ModifyResponse: func(resp *http.Response) error {
-			if resp.StatusCode >= 300 && resp.StatusCode < 400 && t.transport == c.s.Nodes {
-				return fmt.Errorf("the node answered with a redirect, which is not followed")
+			if resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.Header.Get("Location") != "" && t.transport == c.s.Nodes {
+				return errRedirect
 			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() == context.Canceled {
-				return
+			if r.Context().Err() == nil {
+				writeError(w, c.r, c.unreachable(t, err))
 			}
-			writeError(w, c.r, apierrors.NewGenericServerResponse(http.StatusBadGateway, c.info.Verb, c.info.GroupResource(), c.info.Name,
-				fmt.Sprintf("error trying to reach %s: %v", t.url.Host, err), 0, true))
 		},
+		ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 	}
 	p.ServeHTTP(c.w, c.r)
+}
+
+var errRedirect = errors.New("the backend attempted to redirect this request, which is not permitted")
+
+// unreachable words why the other end did not answer, as upstream does.
+func (c *call) unreachable(t target, err error) error {
+	status := metav1.Status{Status: metav1.StatusFailure}
+	switch {
+	case errors.Is(err, errRedirect):
+		status.Code, status.Message = http.StatusBadGateway, err.Error()
+	case t.transport == c.s.Nodes:
+		status.Code, status.Message = http.StatusInternalServerError, "error dialing backend: "+err.Error()
+	default:
+		return apierrors.NewServiceUnavailable("error trying to reach service: " + err.Error())
+	}
+	return &apierrors.StatusError{ErrStatus: status}
 }
 
 // newPodTransport connects to pods and services. Their certificates are not

@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"mime"
 	"net/http"
@@ -245,7 +247,14 @@ func writeAggregated(w http.ResponseWriter, r *http.Request, list *discoveryv2.A
 		writeError(w, r, apierrors.NewInternalError(err))
 		return
 	}
+	sum := sha256.Sum256(data)
+	etag := `"` + strings.ToUpper(hex.EncodeToString(sum[:])) + `"`
 	w.Header().Set("Vary", "Accept")
+	w.Header().Set("Etag", etag)
+	if r.Header.Get("If-None-Match") == etag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	writeBytes(w, r, http.StatusOK, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", data)
 }
 

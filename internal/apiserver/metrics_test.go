@@ -42,9 +42,9 @@ func TestMetrics(t *testing.T) {
 		c.Pages = map[string]http.Handler{"/metrics": observe.MetricsPage(reg)}
 	})
 	reg.MustRegister(api.Plane.Server.Collector())
-	ask(t, api, apitest.Admin, "GET", maps)
-	ask(t, api, apitest.Admin, "GET", maps+"/none")
-	ask(t, api, apitest.Admin, "GET", maps+"?watch=1&timeoutSeconds=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan")
+	ask(t, api, apitest.Admin, "GET", mapsPath)
+	ask(t, api, apitest.Admin, "GET", mapsPath+"/none")
+	ask(t, api, apitest.Admin, "GET", mapsPath+"?watch=1&timeoutSeconds=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan")
 	_, text := ask(t, api, apitest.Admin, "GET", "/metrics")
 	for _, want := range []string{
 		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="configmaps",scope="namespace",subresource="",verb="LIST",version="v1"} 1`,
@@ -69,7 +69,7 @@ func TestMetrics(t *testing.T) {
 	for i := range 20 {
 		ask(t, api, apitest.Admin, "GET", fmt.Sprintf("/api/v1/nothing%d", i))
 		ask(t, api, apitest.Admin, "GET", fmt.Sprintf("/apis/g%d/v1/x", i))
-		ask(t, api, apitest.Admin, fmt.Sprintf("M%d", i), maps)
+		ask(t, api, apitest.Admin, fmt.Sprintf("M%d", i), mapsPath)
 	}
 	if after := series(); after > before+3 {
 		t.Errorf("odd requests made %d more series", after-before)

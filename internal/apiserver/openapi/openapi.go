@@ -19,7 +19,8 @@ import (
 	"skiff.dev/skiff/internal/version"
 )
 
-// Handler serves /openapi/v3 and the document of each group and version below.
+// Handler serves /openapi/v3, the document of each group and version below it,
+// and all of them in one at /openapi/v2.
 // https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-v3
 type Handler struct {
 	groups map[string][]resource.Info // by "api/v1" or "apis/<group>/<version>"
@@ -43,6 +44,14 @@ func rootOf(i resource.Info) string {
 
 // ServeHTTP answers the index, or one document.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch p := strings.TrimSuffix(r.URL.Path, "/"); {
+	case p == "/openapi/v2":
+		h.serveV2(w, r)
+		return
+	case p != "/openapi/v3" && !strings.HasPrefix(p, "/openapi/v3/"):
+		http.Error(w, "404 page not found", http.StatusNotFound)
+		return
+	}
 	root := strings.Trim(strings.TrimPrefix(r.URL.Path, "/openapi/v3"), "/")
 	if root == "" {
 		h.index(w)
@@ -50,20 +59,29 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	all, ok := h.groups[root]
 	if !ok {
-		http.NotFound(w, r)
+		http.Error(w, "404 page not found", http.StatusNotFound)
 		return
 	}
-	etag := `"` + h.hash(root) + `"`
-	w.Header().Set("Etag", etag)
-	w.Header().Set("Vary", "Accept")
 	if r.URL.Query().Get("hash") == h.hash(root) { // the address names the content
 		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
-	if r.Header.Get("If-None-Match") == etag {
-		w.WriteHeader(http.StatusNotModified)
+	if unchanged(w, r, h.hash(root)) {
 		return
 	}
 	write(w, document(root, all))
+}
+
+// unchanged names the content of the answer and reports whether the client has
+// it already, in which case it has been told so.
+func unchanged(w http.ResponseWriter, r *http.Request, hash string) bool {
+	etag := `"` + hash + `"`
+	w.Header().Set("Etag", etag)
+	w.Header().Set("Vary", "Accept")
+	if r.Header.Get("If-None-Match") != etag {
+		return false
+	}
+	w.WriteHeader(http.StatusNotModified)
+	return true
 }
 
 func write(w http.ResponseWriter, v any) {
@@ -85,11 +103,14 @@ func (h *Handler) index(w http.ResponseWriter) {
 }
 
 // hash names the content of a document: it changes with the program only.
-func (h *Handler) hash(root string) string {
+func (h *Handler) hash(roots ...string) string {
 	sum := sha256.New()
-	sum.Write([]byte(version.Git() + version.Commit + root))
-	for _, i := range h.groups[root] {
-		sum.Write([]byte(i.Name.Plural))
+	sum.Write([]byte(version.Git() + version.Commit))
+	for _, root := range roots {
+		sum.Write([]byte(root))
+		for _, i := range h.groups[root] {
+			sum.Write([]byte(i.Name.Plural))
+		}
 	}
 	return strings.ToUpper(hex.EncodeToString(sum.Sum(nil)))
 }
@@ -99,7 +120,7 @@ func document(root string, all []resource.Info) object {
 	s := &schemas{refs: "#/components/schemas/", found: map[string]object{}}
 	paths := object{}
 	for _, i := range all {
-		d := describer{s: s, i: i, tag: strings.ReplaceAll(strings.TrimPrefix(root, "apis/"), "/", "_")}
+		d := describer{s: s, i: i, tag: tagOf(root)}
 		d.paths(paths, "/"+root)
 	}
 	return object{
@@ -108,6 +129,15 @@ func document(root string, all []resource.Info) object {
 		"paths":      paths,
 		"components": object{"schemas": s.found},
 	}
+}
+
+func tagOf(root string) string {
+	if root == "api/v1" {
+		return "core_v1"
+	}
+	group, version, _ := strings.Cut(strings.TrimPrefix(root, "apis/"), "/")
+	first, _, _ := strings.Cut(group, ".")
+	return first + "_" + version
 }
 
 // describer adds what one resource is to a document.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,6 +23,7 @@ type object = map[string]any
 // schemas collects the schemas of types, and of the types they are made of.
 type schemas struct {
 	refs  string // what a reference starts with
+	v2    bool   // the dialect of OpenAPI 2, where a reference may have a description
 	found map[string]object
 }
 
@@ -155,7 +157,7 @@ func (s *schemas) property(f reflect.StructField, doc string) object {
 	for k, v := range s.of(f.Type) {
 		p[k] = v
 	}
-	if ref, ok := p["$ref"]; ok { // a reference may have nothing beside it
+	if ref, ok := p["$ref"]; ok && !s.v2 { // in OpenAPI 3 it may have nothing beside it
 		delete(p, "$ref")
 		p["allOf"] = []object{{"$ref": ref}}
 		p["default"] = object{}
@@ -171,10 +173,24 @@ func (s *schemas) property(f reflect.StructField, doc string) object {
 	}
 	if key := f.Tag.Get("patchMergeKey"); key != "" {
 		p["x-kubernetes-patch-merge-key"] = key
-		p["x-kubernetes-list-map-keys"] = []string{key}
+		p["x-kubernetes-list-map-keys"] = mapKeys(f, key)
 		p["x-kubernetes-list-type"] = "map"
 	}
 	return p
 }
 
 func isScalar(t reflect.Type) bool { _, ok := special[t]; return ok }
+
+// mapKeys are what tells the elements of a list apart: the merge key, and what
+// else the API documentation names.
+func mapKeys(f reflect.StructField, key string) []string {
+	if f.Type.Kind() == reflect.Slice {
+		switch f.Type.Elem() {
+		case reflect.TypeFor[corev1.ContainerPort](), reflect.TypeFor[corev1.ServicePort]():
+			return []string{key, "protocol"}
+		case reflect.TypeFor[corev1.TopologySpreadConstraint]():
+			return []string{key, "whenUnsatisfiable"}
+		}
+	}
+	return []string{key}
+}
