@@ -2,7 +2,7 @@
 # Ends the cluster in DATA_DIR and leaves nothing of it: also after kill -9.
 set -eu
 data=$1
-skiff=$(cd "$(dirname "$0")/../.." && pwd)/bin/skiff
+skiff=${SKIFF:-$(cd "$(dirname "$0")/../.." && pwd)/bin/skiff}
 if [ -f "$data/skiff.pid" ]; then
 	pid=$(cat "$data/skiff.pid")
 	if [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$skiff" ]; then

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Starts a cluster in the background, builds the guestbook's images, deploys it,
-# waits for it, and says where it is. Usage: up.sh DATA_DIR
+# waits for it, and says where it is. Usage: up.sh DATA_DIR; $SKIFF is another binary
+# than bin/skiff.
 set -eu
 data=$1
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-skiff=$root/bin/skiff
+skiff=${SKIFF:-$root/bin/skiff}
 kubectl() { "$skiff" kubectl --kubeconfig "$data/kubeconfig" "$@"; }
 
 command -v redis-server >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server >/dev/null; }
