@@ -120,7 +120,10 @@ func (n *Node) podCIDRs() ([]netip.Prefix, error) {
 			return nil, fmt.Errorf("reading the pod network's configuration: %w", err)
 		}
 		var list struct {
-			Plugins []cni.Network `json:"plugins"`
+			Plugins []struct {
+				Type     string         `json:"type"`
+				PodCIDRs []netip.Prefix `json:"podCIDRs"`
+			} `json:"plugins"`
 		}
 		if err := json.Unmarshal(data, &list); err != nil {
 			return nil, fmt.Errorf("reading %s: %w", file, err)
