@@ -2,19 +2,25 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"os"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"skiff.dev/skiff/internal/apiserver/authz/rbac"
 	"skiff.dev/skiff/internal/apiserver/request"
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/controller"
 	"skiff.dev/skiff/internal/controllers/bootstraptoken"
+	"skiff.dev/skiff/internal/controllers/clusterrole"
 	"skiff.dev/skiff/internal/controllers/csr"
 	"skiff.dev/skiff/internal/controllers/deployment"
 	"skiff.dev/skiff/internal/controllers/endpoints"
 	"skiff.dev/skiff/internal/controllers/endpointslice"
+	"skiff.dev/skiff/internal/controllers/garbagecollector"
 	"skiff.dev/skiff/internal/controllers/namespace"
 	"skiff.dev/skiff/internal/controllers/nodeipam"
 	"skiff.dev/skiff/internal/controllers/nodelifecycle"
@@ -23,6 +29,7 @@ import (
 	"skiff.dev/skiff/internal/controllers/rootca"
 	"skiff.dev/skiff/internal/controllers/serviceaccount"
 	"skiff.dev/skiff/internal/controllers/tainteviction"
+	"skiff.dev/skiff/internal/leaderelection"
 	"skiff.dev/skiff/internal/pki"
 	"skiff.dev/skiff/internal/resource"
 	"skiff.dev/skiff/internal/scheduler"
@@ -57,6 +64,8 @@ func (s *server) controllers(of func(name string) *client.Client, events client.
 		{"node", nodelifecycle.New(of("node"), events, nodelifecycle.Default())},
 		{"node", tainteviction.New(of("node"), events)},
 		{"pod-garbage-collector", podgc.New(of("pod-garbage-collector"), podgc.DefaultThreshold)},
+		{"generic-garbage-collector", garbagecollector.New(of("generic-garbage-collector"), events, s.served)},
+		{"clusterrole-aggregation", clusterrole.New(of("clusterrole-aggregation"), rbac.Aggregate)},
 		{"certificate", csr.NewApprover(of("certificate"))},
 		{"certificate", csr.NewSigner(of("certificate"), s.cluster.CA, pki.DefaultLifetime)},
 		{"certificate", csr.NewCleaner(of("certificate"))},
@@ -92,27 +101,67 @@ func (s *server) startControllers(ctx context.Context, g *errgroup.Group) {
 		case <-ctx.Done():
 			return nil
 		}
-		events := client.NewRecorder(s.cp.Client(&request.User{Name: "system:kube-controller-manager", Groups: []string{request.GroupAuthenticated}},
-			"kube-controller-manager"), "controller-manager", "")
-		g.Go(func() error { return events.Run(ctx) })
-		all, err := s.controllers(s.cp.Controller, events)
-		if err != nil {
-			return err
-		}
-		for _, a := range all {
-			g.Go(func() error { return a.controller.Run(ctx) })
-		}
-		return s.runScheduler(ctx, g)
+		g.Go(func() error { return s.lead(ctx, "kube-controller-manager", s.runControllers) })
+		return s.lead(ctx, "kube-scheduler", s.runScheduler)
 	})
 }
 
-func (s *server) runScheduler(ctx context.Context, g *errgroup.Group) error {
-	c := s.cp.Client(&request.User{Name: "system:kube-scheduler", Groups: []string{request.GroupAuthenticated}}, "kube-scheduler")
-	events := client.NewRecorder(c, "default-scheduler", "")
+// A fence lets writes through only while this process leads.
+type fence func(client.Transport) client.Transport
+
+// lead runs a component that only one process of the cluster may run at a
+// time. The store inside this process has no other server, so that its lock on
+// the data directory is election enough; on an etcd elsewhere there may be more.
+func (s *server) lead(ctx context.Context, name string, run func(context.Context, fence) error) error {
+	if len(s.cfg.EtcdServers) == 0 {
+		return run(ctx, func(t client.Transport) client.Transport { return t })
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("reading the host's name: %w", err)
+	}
+	c := s.component(name)
+	events := client.NewRecorder(c, name, host)
+	elector, err := leaderelection.New(c, events, leaderelection.Default(name, host+"_"+string(uuid.NewUUID())))
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return events.Run(ctx) })
+	g.Go(func() error {
+		return elector.Run(ctx, func(ctx context.Context) error { return run(ctx, elector.Fence) })
+	})
+	return g.Wait()
+}
+
+// component is the client of a component under its own name.
+func (s *server) component(name string) *client.Client {
+	return s.cp.Client(&request.User{Name: "system:" + name, Groups: []string{request.GroupAuthenticated}}, name)
+}
+
+func (s *server) runControllers(ctx context.Context, f fence) error {
+	events := client.NewRecorder(s.component("kube-controller-manager"), "controller-manager", "")
+	all, err := s.controllers(func(account string) *client.Client { return client.New(f(s.cp.Controller(account))) }, events)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return events.Run(ctx) })
+	for _, a := range all {
+		g.Go(func() error { return a.controller.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+func (s *server) runScheduler(ctx context.Context, f fence) error {
+	c := client.New(f(s.component("kube-scheduler")))
+	events := client.NewRecorder(c, "default-scheduler", "")
 	sched, err := scheduler.New(c, scheduler.Config{Events: events})
 	if err != nil {
 		return err
 	}
-	return sched.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return events.Run(ctx) })
+	g.Go(func() error { return sched.Run(ctx) })
+	return g.Wait()
 }
