@@ -1,0 +1,64 @@
+package app
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestConstantOf(t *testing.T) {
+	for _, tc := range []struct {
+		line string
+		want bool
+	}{
+		{"00400000-0296d000 r-xp 00000000 08:01 1234   /bin/skiff", true},
+		{"0296d000-06a06000 r--p 0256d000 08:01 1234   /bin/skiff", true},
+		{"06a06000-06b39000 rw-p 06606000 08:01 1234   /bin/skiff", false},
+		{"0296d000-06a06000 r--s 0256d000 08:01 1234   /bin/skiff", false},
+		{"7f0000000000-7f0000001000 r--p 00000000 08:01 99   /lib/other", false},
+		{"220e8e800000-220e96c00000 rw-p 00000000 00:00 0 ", false},
+		{"", false},
+	} {
+		first, last, ok := constantOf(tc.line, "/bin/skiff")
+		if ok != tc.want || ok && last <= first {
+			t.Errorf("%q: %x-%x, %v", tc.line, first, last, ok)
+		}
+	}
+}
+
+// The program must go on as before on pages that it has to read again.
+func TestReleaseBinary(t *testing.T) {
+	long := strings.Repeat("text", 1000)
+	before := resident(t)
+	if err := releaseBinary(); err != nil {
+		t.Fatal(err)
+	}
+	after := resident(t)
+	if strings.Count(long, "text") != 1000 {
+		t.Error("constants have changed")
+	}
+	if after >= before {
+		t.Errorf("%d KiB of files resident before, %d after", before, after)
+	}
+}
+
+// resident returns the KiB of this process's pages that are of files.
+func resident(t *testing.T) (kib int) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "RssFile:"); ok {
+			for _, digit := range strings.TrimSpace(rest) {
+				if digit < '0' || digit > '9' {
+					return kib
+				}
+				kib = kib*10 + int(digit-'0')
+			}
+		}
+	}
+	t.Fatal("no RssFile")
+	return 0
+}
