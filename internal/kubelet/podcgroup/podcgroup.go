@@ -40,6 +40,7 @@ type Groups struct {
 
 	mu   sync.Mutex
 	pods map[types.UID]group
+	all  func() []*v1.Pod // nil before Follow
 }
 
 type group struct {
@@ -49,17 +50,49 @@ type group struct {
 }
 
 // New makes the groups of the qualities of service below root and returns the
-// tree. pidLimit bounds the processes of each pod; 0 for no bound.
+// tree. Groups that are there, with the pods of an earlier kubelet, keep their
+// weight. pidLimit bounds the processes of each pod; 0 for no bound.
 func New(tree cgroup.Tree, root string, pidLimit int64) (*Groups, error) {
 	g := &Groups{tree: tree, root: path.Join(root, "kubepods"), pids: pidLimit, pods: map[types.UID]group{}}
 	least := uint64(minShares)
 	for _, qos := range []string{"burstable", "besteffort"} {
-		if err := tree.Create(path.Join(g.root, qos), cgroup.Resources{CPUShares: &least}); err != nil {
+		at := path.Join(g.root, qos)
+		_, err := tree.Children(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = tree.Create(at, cgroup.Resources{CPUShares: &least})
+		}
+		if err != nil {
 			return nil, fmt.Errorf("making the cgroup of %s pods: %w", qos, err)
 		}
 	}
 	return g, nil
 }
+
+// Follow makes the weights count pods that an earlier kubelet has started, and
+// brings them up to date. pods lists the node's pods.
+func (g *Groups) Follow(pods func() []*v1.Pod) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.all = pods
+	return g.weighBurstable()
+}
+
+// Limit bounds all pods together by what the node has for them, so that they
+// cannot starve the node's own programs.
+func (g *Groups) Limit(capacity v1.ResourceList) error {
+	weight := shares(capacity.Cpu().MilliValue())
+	r := cgroup.Resources{CPUShares: &weight}
+	if bytes := capacity.Memory().Value(); bytes > 0 {
+		r.Memory = &bytes
+	}
+	if err := g.tree.Update(g.root, r); err != nil {
+		return fmt.Errorf("limiting all pods: %w", err)
+	}
+	return nil
+}
+
+// Root is the group above all pods'.
+func (g *Groups) Root() string { return g.root }
 
 // parents are the groups that pods live in.
 func (g *Groups) parents() []string {
@@ -104,6 +137,14 @@ func (g *Groups) weighBurstable() error {
 	for _, have := range g.pods {
 		if path.Dir(have.path) == burstable {
 			sum += have.cpu
+		}
+	}
+	if g.all != nil {
+		for _, p := range g.all() {
+			if _, known := g.pods[p.UID]; !known && pod.IsActive(p) && path.Dir(g.Path(p)) == burstable {
+				requests := pod.Requests(p)
+				sum += requests.Cpu().MilliValue()
+			}
 		}
 	}
 	n := shares(sum)
@@ -156,8 +197,20 @@ func (g *Groups) limits(p *v1.Pod) cgroup.Resources {
 	if g.pids > 0 {
 		out.Pids = &g.pids
 	}
+	for name, q := range limits {
+		if size, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix); ok {
+			if out.Hugepages == nil {
+				out.Hugepages = map[string]int64{}
+			}
+			out.Hugepages[kernelSize(size)] = q.Value()
+		}
+	}
 	return out
 }
+
+// kernelSize writes a size of huge pages, such as "2Mi", as the kernel does:
+// "2MB".
+func kernelSize(size string) string { return strings.TrimSuffix(size, "i") + "B" }
 
 func shares(milli int64) uint64 {
 	return uint64(min(max(milli*sharesPerCPU/1000, minShares), maxShares))

@@ -114,3 +114,75 @@ func TestBurstableWeight(t *testing.T) {
 		t.Errorf("one pod weighs %d, want 1024", got)
 	}
 }
+
+// TestRestart: a new kubelet leaves the weights as they are, and then counts
+// the pods that it has not started itself.
+func TestRestart(t *testing.T) {
+	const root = "/skiff-test"
+	tree, err := cgroup.NewFake(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := testPod("old", list("1", ""), nil)
+	weight := func(want uint64) {
+		t.Helper()
+		r, err := tree.Resources(root + "/kubepods/burstable")
+		if err != nil || *r.CPUShares != want {
+			t.Errorf("burstable pods weigh %d, want %d (%v)", *r.CPUShares, want, err)
+		}
+	}
+	for range 2 {
+		g, err := New(tree, root, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tree.Resources(root + "/kubepods/burstable/podold"); err == nil {
+			weight(1024)
+			ended := testPod("ended", list("1", ""), nil)
+			ended.Status.Phase = v1.PodSucceeded
+			if err := g.Follow(func() []*v1.Pod { return []*v1.Pod{old, ended} }); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := g.EnsurePod(testPod("new", list("2", ""), nil)); err != nil {
+				t.Fatal(err)
+			}
+			weight(3072)
+			return
+		}
+		if _, err := g.EnsurePod(old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Error("the pod's group is gone")
+}
+
+func TestLimits(t *testing.T) {
+	const root = "/skiff-test"
+	tree, err := cgroup.NewFake(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(tree, root, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Limit(list("2", "1Gi")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := tree.Resources(g.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(cgroup.Resources{CPUShares: of[uint64](2048), Memory: of[int64](1 << 30)}, got); diff != "" {
+		t.Error(diff)
+	}
+	huge := list("1", "1Gi")
+	huge["hugepages-2Mi"] = resource.MustParse("4Mi")
+	at, err := g.EnsurePod(testPod("h", huge, huge))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tree.Resources(at); err != nil || got.Hugepages["2MB"] != 4<<20 {
+		t.Errorf("huge pages: %v %v", got.Hugepages, err)
+	}
+}
