@@ -1,15 +1,18 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"skiff.dev/skiff/internal/image"
 	"skiff.dev/skiff/internal/runtime"
@@ -21,17 +24,48 @@ func imageCommand() *cobra.Command {
 	f := cmd.PersistentFlags()
 	f.StringVar(&dataDir, "data-dir", Default().DataDir, "data directory of the cluster whose node is meant")
 	f.StringVar(&endpoint, "container-runtime-endpoint", "", "CRI socket (default: that of the runtime inside skiff)")
-	dial := func() (*image.Client, error) {
-		if endpoint == "" {
-			endpoint = runtime.EndpointOf(dataDir)
+	dial := func(ctx context.Context) (*image.Client, error) {
+		if endpoint != "" {
+			return image.Dial(endpoint)
 		}
-		return image.Dial(endpoint)
+		return dialOwnRuntime(ctx, dataDir)
 	}
 	cmd.AddCommand(imageBuildCommand(dial), imageImportCommand(dial), imageListCommand(dial), imageRemoveCommand(dial))
 	return cmd
 }
 
-type dialer func() (*image.Client, error)
+type dialer func(context.Context) (*image.Client, error)
+
+// runtimePatience is how long the runtime of a skiff that is starting may take.
+const runtimePatience = 30 * time.Second
+
+// dialOwnRuntime connects to the runtime inside the skiff of a data directory,
+// and waits for it where that skiff has only just been started.
+func dialOwnRuntime(ctx context.Context, dataDir string) (*image.Client, error) {
+	c, err := image.Dial(runtime.EndpointOf(dataDir))
+	if err != nil {
+		return nil, err
+	}
+	if !running(dataDir) {
+		return c, nil // containers and their runtime may live on without it
+	}
+	ctx, cancel := context.WithTimeout(ctx, runtimePatience)
+	defer cancel()
+	if err := c.WaitReady(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// running says whether a skiff runs on the data directory.
+func running(dataDir string) bool {
+	lock, err := os.Open(filepath.Join(dataDir, lockFile))
+	if err != nil {
+		return false
+	}
+	defer lock.Close()
+	return unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
+}
 
 // imageBuild is what `skiff image build` is told.
 type imageBuild struct {
@@ -159,7 +193,7 @@ func writeArchive(path string, img v1.Image, name string) error {
 }
 
 func importArchive(cmd *cobra.Command, dial dialer, archive string, names ...string) error {
-	c, err := dial()
+	c, err := dial(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -197,7 +231,7 @@ func imageListCommand(dial dialer) *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List the images of this node", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := dial()
+			c, err := dial(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -245,7 +279,7 @@ func imageRemoveCommand(dial dialer) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm IMAGE...", Aliases: []string{"remove"}, Short: "Remove images from this node", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := dial()
+			c, err := dial(cmd.Context())
 			if err != nil {
 				return err
 			}

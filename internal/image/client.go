@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -49,6 +50,9 @@ type Client struct {
 	images     cri.ImageServiceClient
 }
 
+// reconnect is short: a socket on the same machine costs nothing to try.
+var reconnect = backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second}
+
 // Dial returns a client of the runtime at endpoint, unix:///path or a path. It connects at the first
 // call, and again whenever the runtime has restarted.
 func Dial(endpoint string) (*Client, error) {
@@ -58,6 +62,7 @@ func Dial(endpoint string) (*Client, error) {
 	}
 	conn, err := grpc.NewClient("unix://"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the runtime at %s: %w", endpoint, err)
@@ -67,6 +72,14 @@ func Dial(endpoint string) (*Client, error) {
 		return nil, errors.Join(fmt.Errorf("connecting to the runtime at %s: %w", endpoint, err), conn.Close())
 	}
 	return &Client{conn: conn, containerd: c, images: cri.NewImageServiceClient(conn)}, nil
+}
+
+// WaitReady returns when the runtime answers, which may not have started yet.
+func (c *Client) WaitReady(ctx context.Context) error {
+	if _, err := c.images.ListImages(ctx, &cri.ListImagesRequest{}, grpc.WaitForReady(true)); err != nil {
+		return fmt.Errorf("waiting for the container runtime: %w", err)
+	}
+	return nil
 }
 
 // Close ends the connection.
