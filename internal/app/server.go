@@ -85,6 +85,7 @@ func runServer(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return s.serve(ctx) })
 	g.Go(func() error { return s.watchStore(ctx) })
 	g.Go(func() error { return s.bootstrap(ctx) })
+	g.Go(func() error { trimMemory(ctx); return nil })
 	s.startControllers(ctx, g)
 	if !cfg.DisableAgent {
 		g.Go(func() error { return s.runNode(ctx) })
