@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"expvar"
 	"fmt"
 	"log/slog"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -82,8 +84,7 @@ const (
 	// batchLimit bounds what waits for the database file in memory, in changes.
 	batchLimit = 1000
 	// snapshotCount bounds the log that is replayed at start. catchUpEntries of
-	// it stay in memory and must exceed any replay: raft looks through what it
-	// has not seen applied when it campaigns, and dies if that is compacted.
+	// it stay in memory.
 	snapshotCount  = 1000
 	catchUpEntries = 3 * snapshotCount
 	// maxRequestBytes exceeds the API's limit of 3 MiB, so that limit decides.
@@ -278,17 +279,22 @@ func (m *member) database() string { return filepath.Join(m.cfg.Dir, "member", "
 // elect has the member campaign at once, as a leader that steps down would ask
 // it to, instead of after the election timeout. etcd tells nobody when the
 // member may campaign (when it has applied its own membership), so this asks
-// again until it leads.
+// again until it leads. raft itself must have learnt what is applied: it looks
+// through the rest when it campaigns, and dies where that is compacted, which
+// the server does (to entry 1 at least) before it tells raft.
 func (m *member) elect(ctx context.Context) error {
 	const (
 		again   = 2 * time.Millisecond
 		patient = 10 // rounds in which something should be applied, unless there is nothing
+		// blind is the rounds after which raft's word is not waited for any more:
+		// with several members in a process only one of them is heard.
+		blind = 250
 	)
 	id := uint64(m.srv.MemberID())
 	campaign := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), To: proto.Uint64(id), From: proto.Uint64(id)}
 	for round := 0; m.srv.Leader() == 0; round++ {
 		applied := m.srv.AppliedIndex()
-		if applied == m.srv.CommittedIndex() && (applied > 0 || round > patient) {
+		if applied == m.srv.CommittedIndex() && (applied > 0 || round > patient) && (raftApplied() >= applied || round > blind) {
 			if err := m.srv.Process(ctx, campaign); err != nil {
 				return fmt.Errorf("campaigning: %w", err)
 			}
@@ -304,6 +310,20 @@ func (m *member) elect(ctx context.Context) error {
 	// A read through the log proves that the first entry of the term is applied.
 	_, err := m.srv.Range(ctx, &pb.RangeRequest{Key: []byte{0}})
 	return err
+}
+
+// raftApplied is how far raft has learnt that entries are applied. etcd shows
+// it only as a variable of the process.
+func raftApplied() uint64 {
+	show, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return 0
+	}
+	status, ok := show.Value().(raft.Status)
+	if !ok {
+		return 0
+	}
+	return status.Applied
 }
 
 // disarm lifts the out-of-space alarm that a stock etcd may have left in the

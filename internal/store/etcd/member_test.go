@@ -1,8 +1,11 @@
 package etcd_test
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -44,4 +47,36 @@ func TestMemberConformance(t *testing.T) {
 			return next
 		},
 	})
+}
+
+// TestReopenShortLog opens a member whose whole log is replayed: it must not
+// campaign before raft knows what is applied, since entry 1 is compacted then.
+func TestReopenShortLog(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etcd")
+	s := open(t, dir)
+	for i := range 400 {
+		if _, err := put(t.Context(), s, fmt.Sprintf("/k/%d", i), []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var busy sync.WaitGroup
+	for range 2 * runtime.GOMAXPROCS(0) { // so that etcd's goroutines are taken off in mid-step
+		busy.Go(func() {
+			for ctx.Err() == nil {
+			}
+		})
+	}
+	defer busy.Wait()
+	defer cancel()
+	rounds := 25
+	if testing.Short() {
+		rounds = 10
+	}
+	for range rounds {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, dir)
+	}
 }
