@@ -47,7 +47,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), agentCommand(), tokenCommand(), resetCommand(), imageCommand(), versionCommand())
+	root.AddCommand(serverCommand(), agentCommand(), tokenCommand(), resetCommand(), checkCommand(), imageCommand(), versionCommand())
 	return root
 }
 
