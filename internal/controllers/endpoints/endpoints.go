@@ -43,7 +43,7 @@ type writer struct {
 // New returns the endpoints controller.
 func New(c *client.Client, events client.Events) *controller.Controller {
 	w := &writer{client: c, events: events, triggers: map[meta.Key]time.Time{}}
-	return controller.New(c, "endpoint", &w.services, w.reconcile,
+	return controller.New(c, "endpoints", &w.services, w.reconcile,
 		controller.Gone(&w.services, w.gone),
 		controller.Maps(&w.endpoints, func(ch client.Change[*corev1.Endpoints]) []meta.Key { //nolint:staticcheck // still served
 			if e := ch.Object(); ch.Deleted || e.Labels[managedBy] == manager {
