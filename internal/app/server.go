@@ -23,6 +23,7 @@ import (
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/observe"
 	"skiff.dev/skiff/internal/pki"
+	"skiff.dev/skiff/internal/resident"
 	"skiff.dev/skiff/internal/resources/core"
 	"skiff.dev/skiff/internal/store"
 	"skiff.dev/skiff/internal/store/etcd"
@@ -85,8 +86,8 @@ func runServer(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return s.serve(ctx) })
 	g.Go(func() error { return s.watchStore(ctx) })
 	g.Go(func() error { return s.bootstrap(ctx) })
-	g.Go(func() error { trimMemory(ctx); return nil })
 	s.startControllers(ctx, g)
+	g.Go(func() error { resident.Trim(ctx); return nil })
 	if !cfg.DisableAgent {
 		g.Go(func() error { return s.runNode(ctx) })
 	}

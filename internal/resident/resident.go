@@ -1,4 +1,6 @@
-package app
+// Package resident keeps small what a long-running process holds in memory. It
+// reads /proc/self and writes nothing.
+package resident
 
 import (
 	"bufio"
@@ -14,15 +16,14 @@ import (
 )
 
 // settled are the moments after the start at which memory is trimmed: when the
-// cluster's own objects are made and the node has registered, and when the
-// first wave of work is over.
+// first work is done, and when what came after it is.
 var settled = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute}
 
-// trimMemory gives back to the kernel what only the start has used: free heap,
-// and the pages of the binary itself, of which a start touches nearly all and
-// an idle cluster few. What is needed again comes back from the page cache. It
+// Trim gives back to the kernel what only the start has used: free heap, and
+// the pages of the binary itself, of which a start touches nearly all and an
+// idle process few. What is needed again comes back from the page cache. It
 // returns when that is done, or when ctx ends.
-func trimMemory(ctx context.Context) {
+func Trim(ctx context.Context) {
 	start := time.Now()
 	for _, moment := range settled {
 		timer := time.NewTimer(time.Until(start.Add(moment)))
