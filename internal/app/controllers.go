@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -41,14 +42,33 @@ type account struct {
 	controller *controller.Controller
 }
 
+// controllerParts is what controllers are made of, wherever they run.
+type controllerParts struct {
+	ipam      nodeipam.Config
+	lifecycle nodelifecycle.Config
+	rootCA    []byte        // PEM
+	signer    csr.Authority // nil for a cluster whose certificates others sign
+	signFor   time.Duration
+	threshold int // of terminated pods
+	served    controller.Resources
+}
+
 // controllers makes all controllers over the clients that of returns, by their
 // accounts.
 func (s *server) controllers(of func(name string) *client.Client, events client.Events) ([]account, error) {
-	ipam, err := nodeipam.New(of("node"), events, nodeipam.Config{
-		Cluster:  []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
-		Services: []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)},
-		Bits4:    24, Bits6: 64,
-	})
+	return makeControllers(controllerParts{
+		ipam: nodeipam.Config{
+			Cluster:  []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
+			Services: []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)},
+			Bits4:    24, Bits6: 64,
+		},
+		lifecycle: nodelifecycle.Default(), threshold: podgc.DefaultThreshold,
+		rootCA: pki.EncodeCert(s.cluster.CA.Cert), signer: s.cluster.CA, signFor: pki.DefaultLifetime, served: s.served,
+	}, of, events)
+}
+
+func makeControllers(p controllerParts, of func(name string) *client.Client, events client.Events) ([]account, error) {
+	ipam, err := nodeipam.New(of("node"), events, p.ipam)
 	if err != nil {
 		return nil, err
 	}
@@ -58,16 +78,16 @@ func (s *server) controllers(of func(name string) *client.Client, events client.
 		{"endpointslice", endpointslice.New(of("endpointslice"), events, endpointslice.DefaultMax)},
 		{"endpoint", endpoints.New(of("endpoint"), events)},
 		{"service-account", serviceaccount.New(of("service-account"))},
-		{"root-ca-cert-publisher", rootca.New(of("root-ca-cert-publisher"), pki.EncodeCert(s.cluster.CA.Cert))},
-		{"namespace", namespace.New(of("namespace"), s.served)},
+		{"root-ca-cert-publisher", rootca.New(of("root-ca-cert-publisher"), p.rootCA)},
+		{"namespace", namespace.New(of("namespace"), p.served)},
 		{"node", ipam},
-		{"node", nodelifecycle.New(of("node"), events, nodelifecycle.Default())},
+		{"node", nodelifecycle.New(of("node"), events, p.lifecycle)},
 		{"node", tainteviction.New(of("node"), events)},
-		{"pod-garbage-collector", podgc.New(of("pod-garbage-collector"), podgc.DefaultThreshold)},
-		{"generic-garbage-collector", garbagecollector.New(of("generic-garbage-collector"), events, s.served)},
+		{"pod-garbage-collector", podgc.New(of("pod-garbage-collector"), p.threshold)},
+		{"generic-garbage-collector", garbagecollector.New(of("generic-garbage-collector"), events, p.served)},
 		{"clusterrole-aggregation", clusterrole.New(of("clusterrole-aggregation"), rbac.Aggregate)},
 		{"certificate", csr.NewApprover(of("certificate"))},
-		{"certificate", csr.NewSigner(of("certificate"), s.cluster.CA, pki.DefaultLifetime)},
+		{"certificate", csr.NewSigner(of("certificate"), p.signer, p.signFor)},
 		{"certificate", csr.NewCleaner(of("certificate"))},
 		{"token-cleaner", bootstraptoken.New(of("token-cleaner"))},
 	}, nil
