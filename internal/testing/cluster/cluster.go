@@ -46,6 +46,8 @@ type Config struct {
 	Log io.Writer
 }
 
+var serviceCIDR = netip.MustParsePrefix("10.96.0.0/16")
+
 // keepHistory is how much history the store keeps, as in `skiff server`.
 const keepHistory = 5 * time.Minute
 
@@ -167,13 +169,17 @@ func (c *Cluster) KillInCommit(n int, after bool, down time.Duration) {
 func (c *Cluster) open() (*server, error) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	s := &server{t: c.t, fence: newFence(c.store), ctx: ctx, cancel: cancel, done: ctx.Done()}
-	var err error
+	rights, err := roles()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	s.plane, err = controlplane.Start(ctx, controlplane.Config{
 		Store: s.fence, Issuer: "https://kubernetes.default.svc", ServiceAccountKey: c.key,
 		Services: core.ServiceConfig{
-			CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, FirstNodePort: 30000, LastNodePort: 32767,
+			CIDRs: []netip.Prefix{serviceCIDR}, FirstNodePort: 30000, LastNodePort: 32767,
 		},
-		Roles:              roles(),
+		Roles:              rights,
 		VerifyImmutability: c.cfg.Verify,
 	})
 	if err != nil {
@@ -187,7 +193,14 @@ func (c *Cluster) open() (*server, error) {
 	s.wg.Go(func() {
 		store.History{Store: s.fence, Keep: keepHistory, Log: slog.Default()}.Run(ctx)
 	})
-	s.parts = parts(s.plane, c.cfg.Seed^c.life)
+	events := client.NewRecorder(s.plane.Client(&request.User{
+		Name: "system:kube-controller-manager", Groups: []string{request.GroupAuthenticated},
+	}, "kube-controller-manager"), "controller-manager", "")
+	s.wg.Go(func() { _ = events.Run(ctx) }) // returns nil only
+	if s.parts, err = parts(s.plane, events, c.cfg.Seed^c.life); err != nil {
+		s.kill()
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -263,6 +276,3 @@ func (c *Cluster) withPart(name string, do func(*server, *part)) {
 	}
 	c.t.Fatalf("there is no part %q", name)
 }
-
-// Parts returns the names of what Crash can crash.
-func Parts() []string { return append([]string(nil), partNames...) }

@@ -3,23 +3,18 @@ package cluster
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
+	"skiff.dev/skiff/internal/apiserver/authz/rbac"
 	"skiff.dev/skiff/internal/apiserver/request"
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/controller"
-	"skiff.dev/skiff/internal/controllers/deployment"
-	"skiff.dev/skiff/internal/controllers/endpoints"
-	"skiff.dev/skiff/internal/controllers/endpointslice"
-	"skiff.dev/skiff/internal/controllers/namespace"
-	"skiff.dev/skiff/internal/controllers/nodelifecycle"
-	"skiff.dev/skiff/internal/controllers/podgc"
-	"skiff.dev/skiff/internal/controllers/replicaset"
-	"skiff.dev/skiff/internal/controllers/rootca"
-	"skiff.dev/skiff/internal/controllers/serviceaccount"
-	"skiff.dev/skiff/internal/controllers/tainteviction"
+	"skiff.dev/skiff/internal/controllers"
 	"skiff.dev/skiff/internal/resource"
 	"skiff.dev/skiff/internal/scheduler"
 )
@@ -85,68 +80,66 @@ func (s *server) stop(p *part) {
 	p.cancel = nil
 }
 
+// controllersOf makes every controller. Without a control plane they can be asked
+// what they are called and what they need, but not run.
+func controllersOf(cp *controlplane.ControlPlane, events client.Events) ([]controllers.Controller, error) {
+	d := controllers.Default()
+	d.Client = func(account string) *client.Client {
+		if cp == nil {
+			return nil
+		}
+		return cp.Controller(strings.TrimSuffix(account, accountSuffix))
+	}
+	d.Events = events
+	d.Resources = resourcesOf(cp)
+	d.RootCA = []byte("pretended")
+	d.Aggregate = rbac.Aggregate
+	d.NodeIPAM.Cluster = []netip.Prefix{netip.MustParsePrefix("10.128.0.0/12")}
+	d.NodeIPAM.Services = []netip.Prefix{serviceCIDR}
+	return controllers.All(d)
+}
+
+const accountSuffix = "-controller"
+
+// roles are the rights that the controllers declare.
+func roles() (roles []controlplane.Role, err error) {
+	all, err := controllersOf(nil, nil)
+	for _, c := range all {
+		roles = append(roles, controlplane.Role{
+			Account: strings.TrimSuffix(c.Account, accountSuffix), Controller: c.Name(), Rules: c.Rules(),
+		})
+	}
+	return roles, err
+}
+
+const schedulerName = "scheduler"
+
+// Parts returns the names of what Crash can crash: the controllers, and the
+// scheduler.
+func Parts() ([]string, error) {
+	all, err := controllersOf(nil, nil)
+	return append(controllers.Names(all), schedulerName), err
+}
+
 // parts are everything that runs beside the API.
-func parts(cp *controlplane.ControlPlane, seed uint64) []*part {
-	var all []*part
-	for _, name := range partNames {
+func parts(cp *controlplane.ControlPlane, events client.Events, seed uint64) (all []*part, err error) {
+	names, err := Parts()
+	for _, name := range names {
 		if name == schedulerName {
 			all = append(all, &part{name: name, start: func() (func(context.Context) error, error) { return newScheduler(cp, seed) }})
 			continue
 		}
 		all = append(all, &part{name: name, start: func() (func(context.Context) error, error) {
-			c := cp.Controller(name)
-			events := client.NewRecorder(c, name+"-controller", "")
-			return with(events, newController(name, c, events, resourcesOf(cp)).Run), nil
+			// All are made for the one, so that none can be forgotten here.
+			made, err := controllersOf(cp, events)
+			if err != nil {
+				return nil, err
+			}
+			i := slices.IndexFunc(made, func(c controllers.Controller) bool { return c.Name() == name })
+			return made[i].Run, nil
 		}})
 	}
-	return all
-}
-
-const schedulerName = "scheduler"
-
-// partNames are the accounts of the controllers, and the scheduler.
-var partNames = []string{
-	"deployment", "replicaset", "endpoint", "endpointslice", "namespace", "service-account", "root-ca-cert-publisher",
-	"node", "taint-eviction", "pod-garbage-collector", schedulerName,
-}
-
-func newController(name string, c *client.Client, events client.Events, resources controller.Resources) *controller.Controller {
-	switch name {
-	case "deployment":
-		return deployment.New(c, events)
-	case "replicaset":
-		return replicaset.New(c, events)
-	case "endpoint":
-		return endpoints.New(c, events)
-	case "endpointslice":
-		return endpointslice.New(c, events, endpointslice.DefaultMax)
-	case "namespace":
-		return namespace.New(c, resources)
-	case "service-account":
-		return serviceaccount.New(c)
-	case "root-ca-cert-publisher":
-		return rootca.New(c, []byte("pretended"))
-	case "node":
-		return nodelifecycle.New(c, events, nodelifecycle.Default())
-	case "taint-eviction":
-		return tainteviction.New(c, events)
-	case "pod-garbage-collector":
-		return podgc.New(c, finishedPods)
-	}
-	panic("no controller " + name)
-}
-
-// finishedPods is how many finished pods may lie about.
-const finishedPods = 12500
-
-// roles are the rights that the controllers declare.
-func roles() (all []controlplane.Role) {
-	for _, name := range partNames {
-		if name != schedulerName {
-			all = append(all, controlplane.Role{Account: name, Controller: name, Rules: newController(name, nil, nil, nil).Rules()})
-		}
-	}
-	return all
+	return all, err
 }
 
 // resourcesOf lists what the server stores, as discovery would.

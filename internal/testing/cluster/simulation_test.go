@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/meta"
@@ -37,19 +40,57 @@ type deed struct {
 	fault bool
 }
 
-// TestSimulation is an hour of a cluster of 100 nodes, on several seeds.
+// TestSimulation is 20 minutes of small clusters that also check that nobody
+// changes a shared object, on several seeds, and an hour of 100 nodes.
 func TestSimulation(t *testing.T) {
-	for seed := range uint64(2) {
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			simulate(t, Config{Seed: seed, Nodes: 100, Verify: seed == 0}, shape{nodes: 100, apps: 12, replicas: 40, length: time.Hour})
+	for seed := range seeds(t, 2) {
+		t.Run(fmt.Sprint("small/seed=", seed), func(t *testing.T) {
+			simulate(t, Config{Seed: seed, Nodes: 20, Verify: true}, shape{nodes: 20, apps: 6, replicas: 8, length: 20 * time.Minute})
 		})
 	}
+	t.Run("100 nodes", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("not in a short run")
+		}
+		simulate(t, Config{Seed: 1, Nodes: 100}, shape{nodes: 100, apps: 10, replicas: 20, length: time.Hour})
+	})
+}
+
+// TestThousandNodes is the same for an hour of 1,000 nodes and some 5,000 pods.
+// It takes minutes and so runs only when asked for: make simulation.
+func TestThousandNodes(t *testing.T) {
+	if os.Getenv("SKIFF_SIMULATION") != "large" {
+		t.Skip("SKIFF_SIMULATION=large is not set; see make simulation")
+	}
+	for seed := range seeds(t, 1) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			simulate(t, Config{Seed: seed, Nodes: 1000}, shape{nodes: 1000, apps: 50, replicas: 100, length: time.Hour})
+		})
+	}
+}
+
+// seeds is how many seeds to run: as many as asked for in SKIFF_SEEDS, or n.
+func seeds(t *testing.T, n uint64) uint64 {
+	t.Helper()
+	text := os.Getenv("SKIFF_SEEDS")
+	if text == "" {
+		return n
+	}
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		t.Fatalf("SKIFF_SEEDS: %v", err)
+	}
+	return n
 }
 
 // simulate carries the plan of a seed out with and without faults.
 func simulate(t *testing.T, cfg Config, s shape) {
 	t.Helper()
-	plan := draw(rand.New(rand.NewPCG(cfg.Seed, 0)), s)
+	parts, err := Parts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := draw(rand.New(rand.NewPCG(cfg.Seed, 0)), s, parts)
 	calm := carryOut(t, "calm", cfg, slices.DeleteFunc(slices.Clone(plan), func(d deed) bool { return d.fault }))
 	rough := carryOut(t, "rough", cfg, plan)
 	if diff := cmp.Diff(calm, rough); diff != "" {
@@ -82,12 +123,19 @@ func carryOut(t *testing.T, name string, cfg Config, plan []deed) (state *State)
 }
 
 // draw plans what users do and what goes wrong. It is pure.
-func draw(r *rand.Rand, s shape) (plan []deed) {
+func draw(r *rand.Rand, s shape, parts []string) (plan []deed) {
 	within := func(from, to float64) time.Duration { // parts of the length
 		return time.Duration((from + r.Float64()*(to-from)) * float64(s.length))
 	}
 	for i := range s.apps {
-		plan = append(plan, users(r, s, fmt.Sprintf("app-%02d", i), within)...)
+		name := fmt.Sprintf("app-%02d", i)
+		plan = append(plan, users(r, s, name, within)...)
+		switch i % 6 {
+		case 4:
+			plan = append(plan, deed{within(0.86, 0.89), "delete " + name, func(c *Cluster) { remove[*appsv1.Deployment](c, name, name) }, false})
+		case 5:
+			plan = append(plan, deed{within(0.86, 0.89), "delete namespace " + name, func(c *Cluster) { remove[*corev1.Namespace](c, "", name) }, false})
+		}
 	}
 	// All faults end at 0.9 of the length: then the cluster must heal.
 	fault := func(from, to time.Duration, what string, begin, end func(*Cluster)) {
@@ -111,7 +159,7 @@ func draw(r *rand.Rand, s shape) (plan []deed) {
 	}
 	// Parts crash at the very moments at which users give them work.
 	work := slices.Clone(plan)
-	for _, part := range Parts() {
+	for _, part := range parts {
 		for range 4 {
 			from := work[r.IntN(len(work))].at + time.Duration(r.IntN(2000))*time.Millisecond
 			fault(from, from+within(0, 0.02), "crash of "+part,
@@ -128,13 +176,15 @@ func draw(r *rand.Rand, s shape) (plan []deed) {
 	return plan
 }
 
-// users plans the life of one application: it is created, rolled out anew and
-// scaled some times, often the one in the middle of the other.
+// users plans the life of one application, in a namespace of its own: it is
+// created, rolled out anew and scaled some times, often the one in the middle
+// of the other.
 func users(r *rand.Rand, s shape, name string, within func(from, to float64) time.Duration) (plan []deed) {
 	first := int32(s.replicas/2 + r.IntN(s.replicas+1))
 	plan = append(plan, deed{within(0, 0.02), "create " + name, func(c *Cluster) {
-		ensure(c, build.Deployment(name, first))
-		ensure(c, build.Service(name))
+		ensure(c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		ensure(c, build.Deployment(name, first, func(d *appsv1.Deployment) { d.Namespace = name }))
+		ensure(c, build.Service(name, func(s *corev1.Service) { s.Namespace = name }))
 	}, false})
 	for version := 2; version < 4; version++ {
 		at := within(0.1, 0.85)
@@ -169,13 +219,25 @@ func ensure[T meta.Object](c *Cluster, obj T) {
 func change(c *Cluster, name string, how func(*appsv1.Deployment)) {
 	c.Do("changing "+name, func(ctx context.Context, api *client.Client) error {
 		kind := client.For[*appsv1.Deployment](api)
-		d, err := kind.Get(ctx, corev1.NamespaceDefault, name)
+		d, err := kind.Get(ctx, name, name)
 		if err != nil {
 			return err
 		}
 		d = meta.Copy(d)
 		how(d)
 		_, err = kind.Update(ctx, d)
+		return err
+	})
+}
+
+// remove has a user delete an object and not wait for what hangs on it.
+func remove[T meta.Object](c *Cluster, namespace, name string) {
+	c.Do("deleting "+name, func(ctx context.Context, api *client.Client) error {
+		background := metav1.DeletePropagationBackground
+		err := client.For[T](api).Delete(ctx, namespace, name, metav1.DeleteOptions{PropagationPolicy: &background})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
 		return err
 	})
 }
