@@ -43,11 +43,17 @@ type Controller struct {
 	reconcile func(ctx context.Context, key meta.Key) (Result, error)
 
 	queue  *queue
-	tables map[schema.GroupVersionResource]*watchcache.Table
+	tables map[schema.GroupVersionResource]cached
 	group  group
 	mu     sync.Mutex
 	wrote  map[meta.Key]map[schema.GroupResource]int64
 	unsure map[meta.Key]bool // a write of the key may or may not have happened
+}
+
+// cached is a cache's table and the only namespace it has to hold, "" for all.
+type cached struct {
+	*watchcache.Table
+	namespace string
 }
 
 // An Option adds to a controller.
@@ -76,7 +82,7 @@ func New[T meta.Object](c *client.Client, name string, primary *client.Cache[T],
 func Keyed(c *client.Client, name string, reconcile func(context.Context, meta.Key) (Result, error), opts ...Option) *Controller {
 	ctl := &Controller{
 		name: name, client: c, workers: 2, queue: newQueue(), reconcile: reconcile,
-		tables: map[schema.GroupVersionResource]*watchcache.Table{},
+		tables: map[schema.GroupVersionResource]cached{},
 		wrote:  map[meta.Key]map[schema.GroupResource]int64{},
 		unsure: map[meta.Key]bool{},
 	}
@@ -245,8 +251,8 @@ func (c *Controller) Freshen(ctx context.Context, namespace string) error {
 // for resources that do not change.
 const freshWait = 200 * time.Millisecond
 
-func (c *Controller) freshen(ctx context.Context, gvr schema.GroupVersionResource, table *watchcache.Table, namespace string) error {
-	list, err := c.client.List(ctx, client.Ref{GroupVersionResource: gvr}, metav1.ListOptions{Limit: 1})
+func (c *Controller) freshen(ctx context.Context, gvr schema.GroupVersionResource, table cached, namespace string) error {
+	list, err := c.client.List(ctx, client.Ref{GroupVersionResource: gvr, Namespace: table.namespace}, metav1.ListOptions{Limit: 1})
 	if err != nil {
 		return err
 	}
@@ -259,6 +265,9 @@ func (c *Controller) freshen(ctx context.Context, gvr schema.GroupVersionResourc
 	cancel()
 	if err == nil || ctx.Err() != nil {
 		return err
+	}
+	if table.namespace != "" {
+		namespace = table.namespace
 	}
 	list, err = c.client.List(ctx, client.Ref{GroupVersionResource: gvr, Namespace: namespace}, metav1.ListOptions{})
 	if err != nil {

@@ -33,7 +33,7 @@ func (s *typedSource[T]) open(ctx context.Context, c *Controller) error {
 		return err
 	}
 	*s.cache = cache
-	c.tables[client.ResourceOf[T]()] = cache.Table()
+	c.tables[client.ResourceOf[T]()] = cached{Table: cache.Table()}
 	return nil
 }
 
@@ -91,7 +91,7 @@ func (s *tableSource) open(ctx context.Context, c *Controller) error {
 			return fmt.Errorf("opening cache of %s: %w", gvr.GroupResource(), err)
 		}
 		t.EnsureIndex(meta.ByOwner)
-		s.tables[gvr], c.tables[gvr] = t, t
+		s.tables[gvr], c.tables[gvr] = t, cached{Table: t}
 		s.opened(gvr, t)
 	}
 	return nil

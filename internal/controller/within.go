@@ -20,7 +20,7 @@ func (s *within[T]) open(ctx context.Context, c *Controller) error {
 		return err
 	}
 	*s.cache = cache
-	c.tables[client.ResourceOf[T]()] = cache.Table()
+	c.tables[client.ResourceOf[T]()] = cached{cache.Table(), s.namespace}
 	return nil
 }
 

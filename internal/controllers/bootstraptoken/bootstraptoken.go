@@ -1,11 +1,11 @@
-// Package bootstraptoken deletes the tokens by which nodes join once they have
-// expired. It reads and deletes Secrets.
-//
+// Package bootstraptoken knows the Secrets by which new nodes join, and
+// deletes those that have expired. It reads and deletes Secrets of kube-system.
 // https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
 package bootstraptoken
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,42 +14,75 @@ import (
 
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/controller"
+	"skiff.dev/skiff/internal/meta"
 )
 
-// What makes a Secret a bootstrap token, and when it expires.
+// What a token's Secret is called and holds.
 const (
-	secretType = "bootstrap.kubernetes.io/token"
-	expiration = "expiration"
+	NamePrefix     = "bootstrap-token-" // and the token's ID
+	Type           = corev1.SecretType("bootstrap.kubernetes.io/token")
+	KeyID          = "token-id"
+	KeySecret      = "token-secret"
+	KeyExpiration  = "expiration" // RFC 3339; none means never
+	KeyDescription = "description"
+	KeyUsagePrefix = "usage-bootstrap-" // and "authentication" or "signing": "true"
+	KeyGroups      = "auth-extra-groups"
 )
+
+// Expiration returns when a token ends; ok is false if it never does. What is
+// not a time has ended already, as for authentication.
+func Expiration(s *corev1.Secret) (end time.Time, ok bool) {
+	text := string(s.Data[KeyExpiration])
+	if text == "" {
+		return time.Time{}, false
+	}
+	end, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, true
+	}
+	return end, true
+}
 
 type cleaner struct {
 	client  *client.Client
 	secrets client.Cache[*corev1.Secret]
 }
 
-// New returns the token cleaner.
+// New returns the controller that deletes expired tokens.
 func New(c *client.Client) *controller.Controller {
-	t := &cleaner{client: c}
-	return controller.New(c, "token-cleaner", &t.secrets, t.reconcile,
+	cl := &cleaner{client: c}
+	return controller.Keyed(c, "token-cleaner", cl.reconcile,
+		controller.MapsWithin(&cl.secrets, metav1.NamespaceSystem, func(ch client.Change[*corev1.Secret]) []meta.Key {
+			if s := ch.Object(); s.Namespace == metav1.NamespaceSystem && s.Type == Type && !ch.Deleted {
+				return []meta.Key{meta.KeyOf(s)}
+			}
+			return nil
+		}),
 		controller.Workers(1),
 		controller.Writes("", "secrets", "delete"),
 	)
 }
 
-func (t *cleaner) reconcile(ctx context.Context, s *corev1.Secret) (controller.Result, error) {
-	if s.Namespace != metav1.NamespaceSystem || s.Type != secretType || len(s.Data[expiration]) == 0 {
+func (cl *cleaner) reconcile(ctx context.Context, key meta.Key) (controller.Result, error) {
+	s, ok := cl.secrets.Get(key.Namespace, key.Name)
+	if !ok {
 		return controller.Result{}, nil
 	}
-	// What cannot be read has expired: authentication sees it the same way.
-	at, err := time.Parse(time.RFC3339, string(s.Data[expiration]))
-	if left := time.Until(at); err == nil && left > 0 {
+	end, ends := Expiration(s)
+	if !ends {
+		return controller.Result{}, nil
+	}
+	if left := time.Until(end); left > 0 {
 		return controller.Result{After: left}, nil
 	}
-	err = client.For[*corev1.Secret](t.client).Delete(ctx, s.Namespace, s.Name, metav1.DeleteOptions{
+	err := client.For[*corev1.Secret](cl.client).Delete(ctx, s.Namespace, s.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &s.UID, ResourceVersion: &s.ResourceVersion},
 	})
 	if apierrors.IsNotFound(err) {
 		err = nil
+	}
+	if err == nil {
+		slog.Info("deleted an expired bootstrap token", "secret", s.Name)
 	}
 	return controller.Result{}, err
 }

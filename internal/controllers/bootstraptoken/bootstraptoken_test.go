@@ -1,6 +1,7 @@
 package bootstraptoken
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,37 +13,46 @@ import (
 	"skiff.dev/skiff/internal/testing/controltest"
 )
 
-func TestDeletesWhatHasExpired(t *testing.T) {
+func TestExpiredTokensGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := controltest.New(t)
 		defer w.Close()
-		controltest.Create(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}})
-		token := func(name, expires string) {
+		controltest.Create(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceSystem}})
+		make := func(namespace, name string, typ corev1.SecretType, expiration string) {
+			data := map[string]string{KeyID: name, KeySecret: "0123456789abcdef"}
+			if expiration != "" {
+				data[KeyExpiration] = expiration
+			}
 			controltest.Create(w, &corev1.Secret{
-				ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "kube-system"}, Type: secretType,
-				Data: map[string][]byte{"expiration": []byte(expires)},
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: NamePrefix + name}, Type: typ, StringData: data,
 			})
 		}
-		token("unlimited", "")
-		token("soon", time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
-		token("unreadable", "tomorrow")
-		controltest.Create(w, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: "other", Namespace: "kube-system"}, Data: map[string][]byte{"expiration": []byte("2001-01-01T00:00:00Z")},
-		})
+		in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339) }
+		make(metav1.NamespaceSystem, "eternl", Type, "")
+		make(metav1.NamespaceSystem, "past00", Type, in(-time.Minute))
+		make(metav1.NamespaceSystem, "soon00", Type, in(time.Hour))
+		make(metav1.NamespaceSystem, "broken", Type, "tomorrow")
+		make(metav1.NamespaceSystem, "opaque", corev1.SecretTypeOpaque, in(-time.Minute))
+		make(metav1.NamespaceDefault, "abroad", Type, in(-time.Minute))
 		w.Run(New(w.Client))
-		names := func() (all []string) {
+		left := func() (names []string) {
 			w.Settle()
-			for _, s := range controltest.List[*corev1.Secret](w, "kube-system") {
-				all = append(all, s.Name)
+			for _, s := range controltest.List[*corev1.Secret](w, "") {
+				names = append(names, s.Name[len(NamePrefix):])
 			}
-			return all
+			slices.Sort(names)
+			return names
 		}
-		if diff := cmp.Diff([]string{"other", "soon", "unlimited"}, names()); diff != "" {
-			t.Error(diff)
+		if d := cmp.Diff([]string{"abroad", "eternl", "opaque", "soon00"}, left()); d != "" {
+			t.Error(d)
 		}
-		time.Sleep(time.Hour + time.Second)
-		if diff := cmp.Diff([]string{"other", "unlimited"}, names()); diff != "" {
-			t.Error(diff)
+		time.Sleep(time.Hour - time.Second)
+		if d := cmp.Diff([]string{"abroad", "eternl", "opaque", "soon00"}, left()); d != "" {
+			t.Error(d)
+		}
+		time.Sleep(2 * time.Second)
+		if d := cmp.Diff([]string{"abroad", "eternl", "opaque"}, left()); d != "" {
+			t.Error(d)
 		}
 	})
 }

@@ -33,7 +33,7 @@ type approver struct {
 // NewApprover returns the controller that approves what nodes ask for.
 func NewApprover(c *client.Client) *controller.Controller {
 	a := &approver{client: c}
-	return controller.New(c, "certificatesigningrequest-approving-controller", &a.requests, a.reconcile,
+	return controller.New(c, "certificatesigningrequest-approving", &a.requests, a.reconcile,
 		controller.Maps(&a.nodes, a.waiting),
 		controller.Writes("authorization.k8s.io", "subjectaccessreviews", "create"),
 		controller.Writes(group, resource+"/approval", "update"),

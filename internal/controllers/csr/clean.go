@@ -27,7 +27,7 @@ type cleaner struct {
 // NewCleaner returns the controller that deletes old requests.
 func NewCleaner(c *client.Client) *controller.Controller {
 	cl := &cleaner{client: c}
-	return controller.New(c, "certificatesigningrequest-cleaner-controller", &cl.requests, cl.reconcile,
+	return controller.New(c, "certificatesigningrequest-cleaner", &cl.requests, cl.reconcile,
 		controller.Workers(1),
 		controller.Writes(group, resource, "delete"),
 	)

@@ -34,7 +34,7 @@ type signer struct {
 // lifetime is how long a certificate is valid unless the request asks for less.
 func NewSigner(c *client.Client, authority Authority, lifetime time.Duration) *controller.Controller {
 	s := &signer{client: c, authority: authority, lifetime: lifetime}
-	return controller.New(c, "certificatesigningrequest-signing-controller", &s.requests, s.reconcile,
+	return controller.New(c, "certificatesigningrequest-signing", &s.requests, s.reconcile,
 		controller.Writes(group, resource+"/status", "update"),
 		controller.Writes(group, "signers", "sign"),
 	)

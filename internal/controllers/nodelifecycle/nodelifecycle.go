@@ -73,7 +73,7 @@ func New(c *client.Client, events client.Events, cfg Config) *controller.Control
 	l := &lifecycle{cfg: cfg, client: c, events: events}
 	l.ctl = controller.New(c, "node-lifecycle", &l.nodes, l.reconcile,
 		controller.Gone(&l.nodes, l.gone),
-		controller.Maps(&l.leases, l.renewed),
+		controller.MapsWithin(&l.leases, corev1.NamespaceNodeLease, l.renewed),
 		controller.Maps(&l.pods, l.unready, pod.ByNode),
 		controller.Starts(l.start),
 		controller.Workers(8),

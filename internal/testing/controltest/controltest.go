@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff.dev/skiff/internal/apiserver/authz"
@@ -154,28 +155,30 @@ func List[T meta.Object](w *World, namespace string) []T {
 	return got
 }
 
-// Update changes an object, and its status if it has one.
+// Update changes an object, and its status if it has one, and again where
+// somebody else has been faster.
 func Update[T meta.Object](w *World, obj T, change func(T)) T {
 	w.t.Helper()
-	kind := client.For[T](w.Client)
-	now, err := kind.Get(w.ctx, obj.GetNamespace(), obj.GetName())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	now = meta.Copy(now)
-	change(now)
-	got, err := kind.Update(w.ctx, now)
-	if err != nil {
-		w.t.Fatalf("updating %T %s: %v", obj, obj.GetName(), err)
-	}
+	got := write(w, obj, change, client.For[T](w.Client).Update)
 	if res, ok := w.Engine.Resource(client.ResourceOf[T]()); ok && res.Info().HasStatus {
-		now = meta.Copy(got)
-		change(now)
-		if got, err = kind.UpdateStatus(w.ctx, now); err != nil {
-			w.t.Fatalf("updating status of %T %s: %v", obj, obj.GetName(), err)
-		}
+		got = write(w, obj, change, client.For[T](w.Client).UpdateStatus)
 	}
 	return got
+}
+
+func write[T meta.Object](w *World, obj T, change func(T), write func(context.Context, T) (T, error)) T {
+	w.t.Helper()
+	for {
+		now := meta.Copy(Get[T](w, obj.GetNamespace(), obj.GetName()))
+		change(now)
+		got, err := write(w.ctx, now)
+		if err == nil {
+			return got
+		}
+		if !apierrors.IsConflict(err) {
+			w.t.Fatalf("updating %T %s: %v", obj, obj.GetName(), err)
+		}
+	}
 }
 
 // Delete deletes an object with the given propagation ("" for none).
