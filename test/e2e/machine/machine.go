@@ -52,7 +52,9 @@ func hold(script string) (*holder, error) {
 
 func (h *holder) end() error { return errors.Join(h.stdin.Close(), h.cmd.Wait()) }
 
-func (h *holder) ns(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", h.cmd.Process.Pid, kind) }
+func (h *holder) ns(kind string) string {
+	return fmt.Sprintf("/proc/%d/ns/%s", h.cmd.Process.Pid, kind)
+}
 
 // enter returns a command that runs in the holder's namespaces.
 func (h *holder) enter(ctx context.Context, name string, args ...string) *exec.Cmd {
