@@ -276,6 +276,33 @@ func TestWatchTooOld(t *testing.T) {
 	}
 }
 
+// TestIdleWatchLivesOn: the time that a slow reader gets is not one in which
+// something must happen. HTTP/2 resets streams whose deadline has passed.
+func TestIdleWatchLivesOn(t *testing.T) {
+	const wait = 50 * time.Millisecond
+	api := apitest.StartTLS(t)
+	api.Plane.Server.SetWriteWait(wait)
+	c := kubernetes.NewForConfigOrDie(api.Config(apitest.Admin)).CoreV1().ConfigMaps("default")
+	w, err := c.Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for i := range 2 {
+		if _, err := c.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("m", i)}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if e := <-w.ResultChan(); e.Type != "ADDED" {
+			t.Fatalf("event %d: %v", i, e)
+		}
+		select { // the deadline is the socket's: it cannot be had in virtual time
+		case e, open := <-w.ResultChan():
+			t.Fatalf("the idle watch told %v (open: %v)", e, open)
+		case <-time.After(4 * wait):
+		}
+	}
+}
+
 // TestDynamicClients: what kubectl and the garbage collector are made with.
 func TestDynamicClients(t *testing.T) {
 	api := apitest.StartTLS(t)

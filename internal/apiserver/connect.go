@@ -318,6 +318,8 @@ func (c *call) unreachable(t target, err error) error {
 	switch {
 	case errors.Is(err, errRedirect):
 		status.Code, status.Message = http.StatusBadGateway, err.Error()
+	case t.transport == c.s.Nodes && c.info.Subresource == "log":
+		status.Code, status.Message = http.StatusInternalServerError, fmt.Sprintf("Get %q: %v", t.url, err)
 	case t.transport == c.s.Nodes:
 		status.Code, status.Message = http.StatusInternalServerError, "error dialing backend: "+err.Error()
 	default:

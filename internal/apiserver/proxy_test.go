@@ -193,7 +193,7 @@ func TestUnreachableKubelet(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = c.Pods("default").GetLogs("p", &corev1.PodLogOptions{}).Stream(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "error dialing backend: ") || !strings.Contains(err.Error(), "connection refused") {
+	if err == nil || !strings.HasPrefix(err.Error(), `Get "https://`) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("%v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -50,6 +51,7 @@ type Server struct {
 	reads        limit
 	writes       limit
 	podTransport http.RoundTripper // to pods and services
+	writeWait    time.Duration     // see writeWait
 	draining     context.Context   // done once the server drains
 	drain        context.CancelFunc
 }
@@ -58,6 +60,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{Config: cfg, engine: cfg.Engine, podTransport: newPodTransport()}
 	s.draining, s.drain = context.WithCancel(context.Background())
+	s.writeWait = writeWait
 	if s.Metrics == nil {
 		s.Metrics = unobserved{}
 	}

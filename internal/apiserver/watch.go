@@ -108,12 +108,17 @@ func (o *watchWriter) send(w *verbs.Watch, frames []verbs.Frame) error {
 }
 
 func (o *watchWriter) flush() error {
-	// A transport that cannot set deadlines still ends when its client does.
-	_ = o.control.SetWriteDeadline(time.Now().Add(writeWait))
+	// A transport that cannot set deadlines still ends when its client does. The
+	// deadline is for this write only: HTTP/2 would reset an idle stream by it.
+	_ = o.control.SetWriteDeadline(time.Now().Add(o.c.s.writeWait))
 	if _, err := o.c.w.Write(o.buf); err != nil {
 		return err
 	}
-	return o.control.Flush()
+	if err := o.control.Flush(); err != nil {
+		return err
+	}
+	_ = o.control.SetWriteDeadline(time.Time{}) // as above
+	return nil
 }
 
 func (o *watchWriter) frame(w *verbs.Watch, f verbs.Frame) error {
