@@ -118,6 +118,28 @@ func (r *Reporter) Node() *v1.Node {
 	return r.node
 }
 
+// RecursiveReadOnly tells whether the runtime can make what is mounted below a
+// volume read-only, for pods of the RuntimeClass ("" for none). For a class
+// every handler must be able to, as classes do not tell which one they mean.
+func (r *Reporter) RecursiveReadOnly(class string) bool {
+	n := r.Node()
+	if n == nil {
+		return false
+	}
+	able := false
+	for _, h := range n.Status.RuntimeHandlers {
+		can := h.Features != nil && h.Features.RecursiveReadOnlyMounts != nil && *h.Features.RecursiveReadOnlyMounts
+		if class == "" && h.Name == "" {
+			return can
+		}
+		if class != "" && !can {
+			return false
+		}
+		able = can
+	}
+	return able && class != ""
+}
+
 // Ready is closed once the node has been reported as ready.
 func (r *Reporter) Ready() <-chan struct{} { return r.ready }
 

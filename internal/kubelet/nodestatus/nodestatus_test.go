@@ -384,3 +384,28 @@ func TestReadMachine(t *testing.T) {
 		t.Errorf("this machine: %+v %v", real, err)
 	}
 }
+
+func TestRecursiveReadOnly(t *testing.T) {
+	yes, no := true, false
+	handler := func(name string, can *bool) v1.NodeRuntimeHandler {
+		return v1.NodeRuntimeHandler{Name: name, Features: &v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: can}}
+	}
+	for name, tt := range map[string]struct {
+		handlers       []v1.NodeRuntimeHandler
+		plain, ofClass bool
+	}{
+		"none":     {nil, false, false},
+		"all":      {[]v1.NodeRuntimeHandler{handler("", &yes), handler("runc", &yes)}, true, true},
+		"only one": {[]v1.NodeRuntimeHandler{handler("", &yes), handler("vm", &no)}, true, false},
+		"silent":   {[]v1.NodeRuntimeHandler{{Name: ""}}, false, false},
+	} {
+		r := New(testConfig())
+		r.node = &v1.Node{Status: v1.NodeStatus{RuntimeHandlers: tt.handlers}}
+		if plain, ofClass := r.RecursiveReadOnly(""), r.RecursiveReadOnly("c"); plain != tt.plain || ofClass != tt.ofClass {
+			t.Errorf("%s: %v without a class, %v with one", name, plain, ofClass)
+		}
+	}
+	if New(testConfig()).RecursiveReadOnly("") {
+		t.Error("before the node is known")
+	}
+}

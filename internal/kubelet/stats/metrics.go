@@ -11,6 +11,13 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
+// Handlers are the paths of the kubelet's API that this package answers.
+func (p *Provider) Handlers() map[string]http.Handler {
+	return map[string]http.Handler{
+		"/stats/summary": p.SummaryHandler(), "/metrics/resource": p.ResourceHandler(), "/metrics/cadvisor": p.CadvisorHandler(),
+	}
+}
+
 // SummaryHandler answers /stats/summary.
 func (p *Provider) SummaryHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

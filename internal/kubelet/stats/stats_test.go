@@ -192,7 +192,7 @@ func scrape(t *testing.T, h http.Handler) string {
 func TestMetrics(t *testing.T) {
 	p := newTest(t)
 	for path, wants := range map[string][]string{
-		"resource": {
+		"/metrics/resource": {
 			`container_cpu_usage_seconds_total{container="a",namespace="ns",pod="p"} 2 1800000000000`,
 			`container_memory_working_set_bytes{container="a",namespace="ns",pod="p"} 300 1800000000000`,
 			`container_start_time_seconds{container="a",namespace="ns",pod="p"} 1.8e+09`,
@@ -200,7 +200,7 @@ func TestMetrics(t *testing.T) {
 			`pod_memory_working_set_bytes{namespace="ns",pod="p"} 500 1800000000000`,
 			"node_cpu_usage_seconds_total 1.56 ", "node_memory_working_set_bytes 512000 ", "resource_scrape_error 0\n",
 		},
-		"cadvisor": {
+		"/metrics/cadvisor": {
 			`container_cpu_usage_seconds_total{container="a",cpu="total",id="/r/kubepods/podu1/c1",image="img",name="c1",namespace="ns",pod="p"} 2 `,
 			`container_cpu_usage_seconds_total{container="",cpu="total",id="/r/kubepods/podu1",image="",name="",namespace="ns",pod="p"} 3 `,
 			`container_memory_working_set_bytes{container="",id="/",image="",name="",namespace="",pod=""} 512000 `,
@@ -209,7 +209,7 @@ func TestMetrics(t *testing.T) {
 			"machine_cpu_cores 4\n", "machine_memory_bytes 1.024e+06\n",
 		},
 	} {
-		text := scrape(t, map[string]http.Handler{"resource": p.ResourceHandler(), "cadvisor": p.CadvisorHandler()}[path])
+		text := scrape(t, p.Handlers()[path])
 		for _, want := range wants {
 			if !strings.Contains(text, want) {
 				t.Errorf("no %s in\n%s", want, text)
