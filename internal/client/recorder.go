@@ -61,22 +61,47 @@ func NewRecorder(c *Client, component, host string) *Recorder {
 	}
 }
 
+// As returns events that are reported by the recorder behind them under the
+// name of a component of its own. Events of another kind come back as they are.
+func As(e Events, component string) Events {
+	if r, ok := e.(*Recorder); ok {
+		return named{r, component}
+	}
+	return e
+}
+
+// named reports under another name than the recorder's.
+type named struct {
+	recorder  *Recorder
+	component string
+}
+
+// Normal implements Events.
+func (n named) Normal(obj meta.Object, reason, note string, args ...any) {
+	n.recorder.report(n.component, obj, "", corev1.EventTypeNormal, reason, fmt.Sprintf(note, args...))
+}
+
+// Warning implements Events.
+func (n named) Warning(obj meta.Object, reason, note string, args ...any) {
+	n.recorder.report(n.component, obj, "", corev1.EventTypeWarning, reason, fmt.Sprintf(note, args...))
+}
+
 // Normal implements Events.
 func (r *Recorder) Normal(obj meta.Object, reason, note string, args ...any) {
-	r.report(obj, "", corev1.EventTypeNormal, reason, fmt.Sprintf(note, args...))
+	r.report(r.component, obj, "", corev1.EventTypeNormal, reason, fmt.Sprintf(note, args...))
 }
 
 // Warning implements Events.
 func (r *Recorder) Warning(obj meta.Object, reason, note string, args ...any) {
-	r.report(obj, "", corev1.EventTypeWarning, reason, fmt.Sprintf(note, args...))
+	r.report(r.component, obj, "", corev1.EventTypeWarning, reason, fmt.Sprintf(note, args...))
 }
 
 // Field reports about a part of an object, such as spec.containers{web}.
 func (r *Recorder) Field(obj meta.Object, path, typ, reason, note string) {
-	r.report(obj, path, typ, reason, note)
+	r.report(r.component, obj, path, typ, reason, note)
 }
 
-func (r *Recorder) report(obj meta.Object, path, typ, reason, note string) {
+func (r *Recorder) report(component string, obj meta.Object, path, typ, reason, note string) {
 	kind := scheme.KindOf(obj)
 	now := time.Now()
 	if len(note) > maxNote {
@@ -98,8 +123,8 @@ func (r *Recorder) report(obj meta.Object, path, typ, reason, note string) {
 		},
 		Reason: reason, Message: strings.ToValidUTF8(note, ""), Type: typ, Count: 1,
 		FirstTimestamp: at, LastTimestamp: at,
-		Source:              corev1.EventSource{Component: r.component, Host: r.host},
-		ReportingController: r.component, ReportingInstance: r.host,
+		Source:              corev1.EventSource{Component: component, Host: r.host},
+		ReportingController: component, ReportingInstance: r.host,
 	}
 	select {
 	case r.queue <- e:

@@ -6,6 +6,7 @@ package fieldmanager
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -73,7 +74,19 @@ func (m *Managers) Update(k Kind, old, obj meta.Object, manager string) (meta.Ob
 	if err != nil {
 		return nil, err
 	}
-	return fm.UpdateNoErrors(old, obj, manager).(meta.Object), nil
+	return wholeSeconds(fm.UpdateNoErrors(old, obj, manager).(meta.Object)), nil
+}
+
+// wholeSeconds gives the entries' times the resolution in which they are
+// stored, so that an object compares equal with what is read back.
+func wholeSeconds(obj meta.Object) meta.Object {
+	entries := obj.GetManagedFields()
+	for i, e := range entries {
+		if e.Time != nil && e.Time.Nanosecond() != 0 {
+			entries[i].Time = &metav1.Time{Time: e.Time.Truncate(time.Second)}
+		}
+	}
+	return obj
 }
 
 // Apply merges the configuration applied by manager into old. Conflicts come
@@ -87,7 +100,7 @@ func (m *Managers) Apply(k Kind, old meta.Object, applied *unstructured.Unstruct
 	if err != nil {
 		return nil, err
 	}
-	return got.(meta.Object), nil
+	return wholeSeconds(got.(meta.Object)), nil
 }
 
 // Check reports whether managedFields that a client sent can be read.
