@@ -38,6 +38,7 @@ func New(c *client.Client, events client.Events) *controller.Controller {
 		controller.Owns(&d.sets, "Deployment"),
 		controller.Maps(&d.sets, d.selectedBy),
 		controller.Maps(&d.pods, d.recreated, meta.ByOwner),
+		controller.Workers(5),
 		controller.Gets("apps", "deployments"),
 		controller.Gets("apps", "replicasets"),
 		controller.Writes("apps", "replicasets", "create", "update", "delete"),
