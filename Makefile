@@ -2,6 +2,8 @@
 DATA ?= /var/lib/skiff
 export PATH := $(PATH):/usr/local/go/bin
 LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-parse --short HEAD 2>/dev/null)
+# The version that kubectl inside says it is.
+LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))
 
 .PHONY: build carried deps up down test e2e bench fmt
 

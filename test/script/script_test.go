@@ -18,7 +18,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-var update = flag.Bool("update", false, "rewrite the expected output in the scripts")
+var (
+	update = flag.Bool("update", false, "rewrite the expected output in the scripts")
+	built  = flag.String("skiff", "", "binary to test; if empty it is built")
+)
 
 // stopping is how long a server may take to end.
 const stopping = 20 * time.Second
@@ -27,11 +30,7 @@ func TestScripts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the binary and starts servers")
 	}
-	bin := filepath.Join(t.TempDir(), "skiff")
-	build := exec.Command("go", "build", "-o", bin, "../../cmd/skiff")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the binary: %v\n%s", err, out)
-	}
+	bin := binary(t)
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: *update,
@@ -50,6 +49,26 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"server": server, "kubectl": kubectl},
 	})
+}
+
+// binary returns the path of the binary under test, which is named "skiff".
+func binary(t *testing.T) string {
+	bin := filepath.Join(t.TempDir(), "skiff")
+	if *built != "" {
+		path, err := filepath.Abs(*built)
+		if err == nil {
+			err = os.Symlink(path, bin)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bin
+	}
+	build := exec.Command("go", "build", "-o", bin, "../../cmd/skiff")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the binary: %v\n%s", err, out)
+	}
+	return bin
 }
 
 // kubectl runs the kubectl of the binary; it never takes longer than a minute.
