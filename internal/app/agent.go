@@ -14,13 +14,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"skiff.dev/skiff/internal/apiserver/authz"
-	"skiff.dev/skiff/internal/apiserver/request"
 	"skiff.dev/skiff/internal/app/node"
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/client/https"
@@ -148,7 +145,7 @@ func (j *joined) runNode(ctx context.Context, cfg Config) error {
 	return node.Run(ctx, node.Config{
 		DataDir: cfg.DataDir, Name: j.name, IP: ip.Unmap(), Client: c,
 		Kubelet: node.KubeletServer{
-			Port: cfg.KubeletPort, GetCertificate: j.GetCertificate, ClientCAs: j.CAs(), Authorizer: remoteAuthorizer{c},
+			Port: cfg.KubeletPort, GetCertificate: j.GetCertificate, ClientCAs: j.CAs(),
 		},
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(cfg.ClusterCIDR)}, // Validate has read it
 		ClusterDNS:   dns, ClusterDomain: cfg.ClusterDomain, PodNetwork: overlay.Mode(cfg.PodNetwork),
@@ -177,33 +174,4 @@ func (j *joined) clusterDNS(ctx context.Context, c *client.Client, given string)
 		return netip.Addr{}, fmt.Errorf("the cluster's DNS has no address (give it with --cluster-dns): %w", err)
 	}
 	return addr, os.WriteFile(j.path(dnsFile), []byte(addr.String()+"\n"), 0o600)
-}
-
-// remoteAuthorizer asks the API server who may use the kubelet's own API.
-type remoteAuthorizer struct{ c *client.Client }
-
-// Authorize implements authz.Authorizer by a SubjectAccessReview.
-func (a remoteAuthorizer) Authorize(ctx context.Context, user *request.User, info *request.Info) (authz.Decision, string, error) {
-	spec := authorizationv1.SubjectAccessReviewSpec{User: user.Name, UID: user.UID, Groups: user.Groups, Extra: map[string]authorizationv1.ExtraValue{}}
-	for k, v := range user.Extra {
-		spec.Extra[k] = v
-	}
-	if info.IsResource {
-		spec.ResourceAttributes = &authorizationv1.ResourceAttributes{
-			Namespace: info.Namespace, Verb: info.Verb, Group: info.Group, Version: info.Version,
-			Resource: info.Resource, Subresource: info.Subresource, Name: info.Name,
-		}
-	} else {
-		spec.NonResourceAttributes = &authorizationv1.NonResourceAttributes{Path: info.Path, Verb: info.Verb}
-	}
-	got, err := client.For[*authorizationv1.SubjectAccessReview](a.c).Create(ctx, &authorizationv1.SubjectAccessReview{Spec: spec})
-	switch {
-	case err != nil:
-		return authz.NoOpinion, "", fmt.Errorf("asking the API server whether %s may: %w", user.Name, err)
-	case got.Status.Allowed:
-		return authz.Allow, got.Status.Reason, nil
-	case got.Status.Denied:
-		return authz.Deny, got.Status.Reason, nil
-	}
-	return authz.NoOpinion, got.Status.Reason, nil
 }

@@ -47,7 +47,7 @@ type controllerParts struct {
 	ipam      nodeipam.Config
 	lifecycle nodelifecycle.Config
 	rootCA    []byte        // PEM
-	signer    csr.Authority // nil for a cluster whose certificates others sign
+	signer    csr.Authority
 	signFor   time.Duration
 	threshold int // of terminated pods
 	served    controller.Resources
@@ -68,23 +68,23 @@ func (s *server) controllers(of func(name string) *client.Client, events client.
 }
 
 func makeControllers(p controllerParts, of func(name string) *client.Client, events client.Events) ([]account, error) {
-	ipam, err := nodeipam.New(of("node"), events, p.ipam)
+	ipam, err := nodeipam.New(of("node"), client.As(events, "cidrAllocator"), p.ipam)
 	if err != nil {
 		return nil, err
 	}
 	return []account{
-		{"deployment", deployment.New(of("deployment"), events)},
-		{"replicaset", replicaset.New(of("replicaset"), events)},
-		{"endpointslice", endpointslice.New(of("endpointslice"), events, endpointslice.DefaultMax)},
-		{"endpoint", endpoints.New(of("endpoint"), events)},
+		{"deployment", deployment.New(of("deployment"), client.As(events, "deployment-controller"))},
+		{"replicaset", replicaset.New(of("replicaset"), client.As(events, "replicaset-controller"))},
+		{"endpointslice", endpointslice.New(of("endpointslice"), client.As(events, "endpoint-slice-controller"), endpointslice.DefaultMax)},
+		{"endpoint", endpoints.New(of("endpoint"), client.As(events, "endpoint-controller"))},
 		{"service-account", serviceaccount.New(of("service-account"))},
 		{"root-ca-cert-publisher", rootca.New(of("root-ca-cert-publisher"), p.rootCA)},
 		{"namespace", namespace.New(of("namespace"), p.served)},
 		{"node", ipam},
-		{"node", nodelifecycle.New(of("node"), events, p.lifecycle)},
-		{"node", tainteviction.New(of("node"), events)},
+		{"node", nodelifecycle.New(of("node"), client.As(events, "node-controller"), p.lifecycle)},
+		{"node", tainteviction.New(of("node"), client.As(events, "taint-eviction-controller"))},
 		{"pod-garbage-collector", podgc.New(of("pod-garbage-collector"), p.threshold)},
-		{"generic-garbage-collector", garbagecollector.New(of("generic-garbage-collector"), events, p.served)},
+		{"generic-garbage-collector", garbagecollector.New(of("generic-garbage-collector"), client.As(events, "garbage-collector-controller"), p.served)},
 		{"clusterrole-aggregation", clusterrole.New(of("clusterrole-aggregation"), rbac.Aggregate)},
 		{"certificate", csr.NewApprover(of("certificate"))},
 		{"certificate", csr.NewSigner(of("certificate"), p.signer, p.signFor)},

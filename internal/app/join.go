@@ -40,6 +40,8 @@ type member struct {
 	server  string // URL
 	name    string
 	ip      net.IP
+	// kubeconfig is where to keep one for the node; "" for the usual place.
+	kubeconfig string
 }
 
 // joined is a node's membership in a cluster elsewhere: where the API is, and
@@ -56,17 +58,22 @@ type joined struct {
 // joinNode makes this machine the node m of the cluster. Who has joined before
 // needs no token and no server that answers.
 func joinNode(ctx context.Context, m member, token string, progress *observe.Progress) (*joined, error) {
-	j := &joined{member: m, progress: progress}
-	if _, err := os.Stat(j.path("pki/ca.key")); err == nil {
+	if _, err := os.Stat(filepath.Join(m.dataDir, "pki", "ca.key")); err == nil {
 		return nil, fmt.Errorf("%s is the data directory of a server; give the agent one of its own with --data-dir", m.dataDir)
 	}
+	return join(ctx, m, progress, func(j *joined) (*pki.Pair, error) { return j.bootstrap(ctx, token) })
+}
+
+// join makes m a member by its stored certificate, or else by bootstrap.
+func join(ctx context.Context, m member, progress *observe.Progress, bootstrap func(*joined) (*pki.Pair, error)) (*joined, error) {
+	j := &joined{member: m, progress: progress}
 	j.dialer = connrotation.NewDialer((&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
 	stored, err := j.stored()
 	if err != nil {
 		return nil, err
 	}
 	if stored == nil {
-		if stored, err = j.bootstrap(ctx, token); err != nil {
+		if stored, err = bootstrap(j); err != nil {
 			return nil, err
 		}
 	}
@@ -85,6 +92,13 @@ func joinNode(ctx context.Context, m member, token string, progress *observe.Pro
 }
 
 func (j *joined) path(name string) string { return filepath.Join(j.dataDir, filepath.FromSlash(name)) }
+
+func (j *joined) kubeconfigPath() string {
+	if j.kubeconfig != "" {
+		return j.kubeconfig
+	}
+	return j.path(agentKubeconfig)
+}
 
 // stored returns the certificate of an earlier join, nil if there is none that
 // is still good, and completes j by what else was kept.
@@ -110,7 +124,7 @@ func (j *joined) stored() (*pki.Pair, error) {
 	}
 	j.ca = cas[0]
 	if j.server == "" {
-		config, err := clientcmd.BuildConfigFromFlags("", j.path(agentKubeconfig))
+		config, err := clientcmd.BuildConfigFromFlags("", j.kubeconfigPath())
 		if err != nil {
 			return nil, fmt.Errorf("reading where the cluster is (give --server): %w", err)
 		}
@@ -164,7 +178,7 @@ func (j *joined) save(pair *pki.Pair) error {
 			return err
 		}
 	}
-	err := pki.WriteKubeconfig(j.path(agentKubeconfig), pki.Kubeconfig{
+	err := pki.WriteKubeconfig(j.kubeconfigPath(), pki.Kubeconfig{
 		Server: j.server, CA: caPEM, Cluster: "skiff", User: pki.Node(j.name).User,
 		CertFile: j.path(clientCertFile), KeyFile: j.path(clientCertFile),
 	})

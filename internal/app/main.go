@@ -12,8 +12,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"skiff.dev/skiff/internal/version"
 )
 
 // Main runs the command that args name and returns the exit code. The binary
@@ -48,19 +46,8 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(serverCommand(), agentCommand(), tokenCommand(), resetCommand(), checkCommand(), imageCommand(), versionCommand())
+	root.AddCommand(componentCommands()...)
 	return root
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "skiff %s (Kubernetes %s, commit %s)\n", version.Skiff, version.Kubernetes, version.Commit)
-			return err
-		},
-	}
 }
 
 // components are upstream's names.

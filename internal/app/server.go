@@ -55,13 +55,15 @@ type server struct {
 	cfg      Config
 	progress *observe.Progress
 	cluster  *pki.Cluster
-	listener net.Listener
-	store    store.Store
-	serving  *pki.Rotator
-	kubelets *pki.Rotator
-	cp       *controlplane.ControlPlane
-	http     *http.Server
-	closers  []func()
+	// acceptable are the CAs that clients are told of.
+	acceptable *x509.CertPool
+	listener   net.Listener
+	store      store.Store
+	serving    *pki.Rotator
+	kubelets   *pki.Rotator
+	cp         *controlplane.ControlPlane
+	http       *http.Server
+	closers    []func()
 }
 
 // shutdownGrace is how long requests under way may take to finish.
@@ -182,6 +184,7 @@ func (s *server) certificates(ctx context.Context) (err error) {
 	if s.cluster, err = pki.LoadOrCreateCluster(filepath.Join(s.cfg.DataDir, "pki")); err != nil {
 		return err
 	}
+	s.acceptable = clientCAs(s.cluster.CA.Cert, s.cluster.FrontProxyCA.Cert)
 	names, ips, err := s.servingNames()
 	if err != nil {
 		return err
@@ -305,7 +308,7 @@ func (s *server) serve(ctx context.Context) error {
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, GetCertificate: s.serving.GetCertificate,
 			// Verified by authentication, so that a bad certificate gets a 401.
-			ClientAuth: tls.RequestClientCert, ClientCAs: clientCAs(s.cluster.CA.Cert, s.cluster.FrontProxyCA.Cert),
+			ClientAuth: tls.RequestClientCert, ClientCAs: s.acceptable,
 			NextProtos: []string{"h2", "http/1.1"},
 		},
 		ReadHeaderTimeout: 30 * time.Second,

@@ -186,7 +186,7 @@ func (cp *ControlPlane) Client(user *request.User, agent string) *client.Client 
 // account (system:serviceaccount:kube-system:<name>-controller).
 func (cp *ControlPlane) Controller(name string) *client.Client {
 	return cp.Client(&request.User{
-		Name:   authn.Username("kube-system", accountOf(name)),
+		Name:   authn.Username("kube-system", AccountOf(name)),
 		Groups: []string{request.GroupServiceAccounts, request.GroupServiceAccounts + ":kube-system", request.GroupAuthenticated},
 	}, "kube-controller-manager")
 }
@@ -198,7 +198,9 @@ var plain = map[string]bool{
 	"horizontal-pod-autoscaler": true, "persistent-volume-binder": true,
 }
 
-func accountOf(controller string) string {
+// AccountOf returns the service account of kube-system that a controller has by
+// upstream's names.
+func AccountOf(controller string) string {
 	if plain[controller] {
 		return controller
 	}

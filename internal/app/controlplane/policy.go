@@ -20,7 +20,7 @@ type Role struct {
 // it: the controllers' declared rights, and the nodes' view of the network.
 func (cp *ControlPlane) addOwnPolicy(p *bootstrap.Policy) {
 	for _, r := range cp.cfg.Roles {
-		account := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: accountOf(r.Account)}
+		account := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceSystem, Name: AccountOf(r.Account)}
 		grant(p, "skiff:controller:"+r.Controller, r.Rules, account)
 	}
 	// Every node routes to the pods of all others, and serves all Services.

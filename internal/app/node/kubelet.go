@@ -36,7 +36,7 @@ type KubeletServer struct {
 
 // runKubelet runs the node's pods.
 func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
-	l := layout.Below(n.dir("kubelet"))
+	l := layout.Below(n.KubeletDir)
 	root := cgroup.RootOf(n.DataDir)
 	tree, err := cgroup.New(root)
 	if err != nil {
@@ -57,15 +57,24 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 	k := kubelet.New(kubelet.Config{
 		Client: n.Client, Events: n.events, Runtime: n.cri, Images: n.cri, Volumes: volumes, Cgroups: groups,
 		Node: config.Node{
-			Name: n.Name, ClusterDNS: []string{n.ClusterDNS.String()}, ClusterDomain: n.ClusterDomain, ResolvConf: resolvConf,
+			Name: n.Name, ClusterDNS: n.dnsServers(), ClusterDomain: n.ClusterDomain, ResolvConf: resolvConf,
 			Allocatable: report.Allocatable, MemoryBytes: memoryBytes(), MinOOMScoreAdj: minOOMScoreAdj(),
 		},
 		HostIPs: func() []string { return []string{n.IP.String()} },
-		Layout:  l, StaticPodPath: n.dir("manifests"), MaxPods: n.MaxPods,
+		Layout:  l, StaticPodPath: n.StaticPodPath, MaxPods: n.MaxPods,
 		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log,
 	})
 	g.Go(func() error { return n.serveKubelet(ctx, k, l) })
 	return k.Run(ctx)
+}
+
+// dnsServers is the cluster's DNS as pods are told of it; none leaves them with
+// the host's resolvers.
+func (n *Node) dnsServers() []string {
+	if !n.ClusterDNS.IsValid() {
+		return nil
+	}
+	return []string{n.ClusterDNS.String()}
 }
 
 // serveKubelet serves the kubelet's own API.

@@ -42,6 +42,10 @@ type Config struct {
 	MaxPods         int
 	Labels          map[string]string
 	Taints          []string // key=value:effect
+	// KubeletOnly leaves services, DNS and the network between nodes to others.
+	KubeletOnly bool
+	// KubeletDir and StaticPodPath are <DataDir>/kubelet and /manifests if empty.
+	KubeletDir, StaticPodPath string
 
 	Progress *observe.Progress
 	Log      *slog.Logger
@@ -61,6 +65,12 @@ const stopTime = 10 * time.Second
 // Run runs the node until ctx ends. Containers, routes and service rules stay:
 // the next Run takes them over.
 func Run(ctx context.Context, cfg Config) (err error) {
+	if cfg.KubeletDir == "" {
+		cfg.KubeletDir = filepath.Join(cfg.DataDir, "kubelet")
+	}
+	if cfg.StaticPodPath == "" {
+		cfg.StaticPodPath = filepath.Join(cfg.DataDir, "manifests")
+	}
 	n := &Node{Config: cfg, events: client.NewRecorder(cfg.Client, "kubelet", cfg.Name)}
 	if err := n.record(); err != nil {
 		return err
@@ -76,8 +86,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.events.Run(ctx) })
 	g.Go(func() error { return n.runKubelet(ctx, g) })
-	g.Go(func() error { return n.runServices(ctx, g) })
-	g.Go(func() error { return n.runOverlay(ctx) })
+	if !n.KubeletOnly {
+		g.Go(func() error { return n.runServices(ctx, g) })
+		g.Go(func() error { return n.runOverlay(ctx) })
+	}
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {
 		err = nil

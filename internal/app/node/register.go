@@ -71,8 +71,10 @@ func (n *Node) followPodCIDRs(ctx context.Context, given <-chan []string, change
 				}
 				cidrs = append(cidrs, p)
 			}
-			if err := n.connect(ctx, cidrs); err != nil {
-				return err
+			if n.runtime != nil || !n.KubeletOnly { // else the runtime has a network of its own
+				if err := n.connect(ctx, cidrs); err != nil {
+					return err
+				}
 			}
 			changed()
 		}
