@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"skiff.dev/skiff/internal/kubelet/objects"
 	"skiff.dev/skiff/internal/kubelet/podcgroup"
 	"skiff.dev/skiff/internal/kubelet/server"
+	"skiff.dev/skiff/internal/kubelet/stats"
 	"skiff.dev/skiff/internal/kubelet/volume"
 	"skiff.dev/skiff/internal/mount"
 )
@@ -52,7 +54,8 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 	}
 	objs := objects.New(n.Client, n.Name, n.Log)
 	defer objs.Close()
-	volumes := volume.New(volume.Config{Layout: l, Mounter: mount.New(), Objects: objs, Log: n.Log, Allocatable: report.Allocatable})
+	volumes := volume.New(volume.Config{Layout: l, Mounter: mount.New(), Objects: objs, Log: n.Log,
+		Allocatable: report.Allocatable, RecursiveReadOnly: report.RecursiveReadOnly})
 	g.Go(func() error { volumes.Run(ctx); return nil })
 	k := kubelet.New(kubelet.Config{
 		Client: n.Client, Events: n.events, Runtime: n.cri, Images: n.cri, Volumes: volumes, Cgroups: groups,
@@ -64,7 +67,11 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 		Layout:  l, StaticPodPath: n.StaticPodPath, MaxPods: n.MaxPods,
 		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log,
 	})
-	g.Go(func() error { return n.serveKubelet(ctx, k, l) })
+	if err := groups.Follow(k.Pods); err != nil {
+		return err
+	}
+	pages := stats.New(stats.Config{Node: n.Name, Tree: tree, Groups: groups, Runtime: n.cri, Pods: k.Pods, Layout: l, Log: n.Log}).Handlers()
+	g.Go(func() error { return n.serveKubelet(ctx, k, l, pages) })
 	return k.Run(ctx)
 }
 
@@ -78,7 +85,7 @@ func (n *Node) dnsServers() []string {
 }
 
 // serveKubelet serves the kubelet's own API.
-func (n *Node) serveKubelet(ctx context.Context, k *kubelet.Kubelet, l layout.Layout) error {
+func (n *Node) serveKubelet(ctx context.Context, k *kubelet.Kubelet, l layout.Layout, pages map[string]http.Handler) error {
 	address := net.JoinHostPort("", strconv.Itoa(n.Kubelet.Port))
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -87,6 +94,7 @@ func (n *Node) serveKubelet(ctx context.Context, k *kubelet.Kubelet, l layout.La
 	return server.New(server.Config{
 		Pods: k, Runtime: n.cri, Layout: l, Access: server.NewReviews(n.Client, n.Name), Log: n.Log,
 		GetCertificate: n.Kubelet.GetCertificate, ClientCAs: n.Kubelet.ClientCAs,
+		Handlers: pages,
 	}).Serve(ctx, listener)
 }
 
