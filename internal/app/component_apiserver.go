@@ -225,16 +225,6 @@ func (a *apiServer) controlPlane(ctx context.Context, s *server) (c controlplane
 	return c, a.trust(ctx, s, &c)
 }
 
-// declaredRoles are the rights that skiff's controllers declare, for those that
-// run in another process.
-func declaredRoles() (roles []controlplane.Role, err error) {
-	all, err := makeControllers(controllerParts{}, func(string) *client.Client { return nil }, nil)
-	for _, a := range all {
-		roles = append(roles, controlplane.Role{Account: a.name, Controller: a.controller.Name(), Rules: a.controller.Rules()})
-	}
-	return roles, err
-}
-
 // trust reads certificates: whom to believe, and what to show.
 func (a *apiServer) trust(ctx context.Context, s *server, c *controlplane.Config) error {
 	clients, err := readCAs("client-ca-file", a.clientCA)

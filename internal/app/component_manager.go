@@ -24,10 +24,12 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 
+	"skiff.dev/skiff/internal/apiserver/authz/rbac"
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/client/https"
 	"skiff.dev/skiff/internal/controller"
+	"skiff.dev/skiff/internal/controllers"
 	"skiff.dev/skiff/internal/controllers/nodeipam"
 	"skiff.dev/skiff/internal/controllers/nodelifecycle"
 	"skiff.dev/skiff/internal/controllers/podgc"
@@ -115,7 +117,7 @@ func (m *manager) run(ctx context.Context, f *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
-	if err := m.checkNames(parts); err != nil {
+	if err := m.checkNames(); err != nil {
 		return err
 	}
 	t, err := https.New(cfg, m.name)
@@ -132,17 +134,18 @@ func (m *manager) run(ctx context.Context, f *pflag.FlagSet) error {
 }
 
 // parts reads what the flags name.
-func (m *manager) parts(cfg *rest.Config, f *pflag.FlagSet) (p controllerParts, err error) {
-	p = controllerParts{lifecycle: m.lifecycle, signFor: m.signFor, threshold: m.threshold}
-	if p.ipam, err = m.ipam(f); err != nil {
+func (m *manager) parts(cfg *rest.Config, f *pflag.FlagSet) (p controllers.Deps, err error) {
+	p = controllers.Default()
+	p.NodeLifecycle, p.SigningDuration, p.TerminatedPods, p.Aggregate = m.lifecycle, m.signFor, m.threshold, rbac.Aggregate
+	if p.NodeIPAM, err = m.ipam(f); err != nil {
 		return p, err
 	}
-	if p.rootCA = cfg.CAData; m.rootCAFile != "" || len(p.rootCA) == 0 {
+	if p.RootCA = cfg.CAData; m.rootCAFile != "" || len(p.RootCA) == 0 {
 		file := m.rootCAFile
 		if file == "" {
 			file = cfg.CAFile
 		}
-		if p.rootCA, err = os.ReadFile(file); err != nil {
+		if p.RootCA, err = os.ReadFile(file); err != nil {
 			return p, fmt.Errorf("--root-ca-file: %w", err)
 		}
 	}
@@ -154,13 +157,13 @@ func (m *manager) parts(cfg *rest.Config, f *pflag.FlagSet) (p controllerParts, 
 		if err != nil {
 			return p, fmt.Errorf("--cluster-signing-cert-file: %w", err)
 		}
-		p.signer = &pki.Authority{Pair: *pair}
+		p.Signer = &pki.Authority{Pair: *pair}
 	}
 	disc, err := discovery.NewDiscoveryClientForConfig(cfg)
 	if err != nil {
 		return p, fmt.Errorf("setting up discovery: %w", err)
 	}
-	p.served = func(context.Context) ([]controller.Resource, error) { return servedBy(disc) }
+	p.Resources = func(context.Context) ([]controller.Resource, error) { return servedBy(disc) }
 	return p, nil
 }
 
@@ -242,14 +245,14 @@ func (m *manager) wants(name string) bool {
 }
 
 // checkNames reports names in --controllers that nothing has.
-func (m *manager) checkNames(p controllerParts) error {
-	all, err := makeControllers(p, func(string) *client.Client { return nil }, nil)
+func (m *manager) checkNames() error {
+	all, err := everyController()
 	if err != nil {
 		return err
 	}
 	for _, e := range m.enabled {
-		known := e == "*" || slices.ContainsFunc(all, func(a account) bool {
-			return base(a.controller.Name()) == base(strings.TrimPrefix(e, "-"))
+		known := e == "*" || slices.ContainsFunc(all, func(c controllers.Controller) bool {
+			return base(c.Name()) == base(strings.TrimPrefix(e, "-"))
 		})
 		if !known {
 			return fmt.Errorf("--controllers: there is no controller %q", strings.TrimPrefix(e, "-"))
@@ -259,25 +262,21 @@ func (m *manager) checkNames(p controllerParts) error {
 }
 
 // runAll runs the controllers that are asked for and can run.
-func (m *manager) runAll(ctx context.Context, p controllerParts, of *accounts, events *client.Recorder) error {
-	all, err := makeControllers(p, of.client, events)
+func (m *manager) runAll(ctx context.Context, p controllers.Deps, of *accounts, events *client.Recorder) error {
+	p.Client, p.Events = of.client, events
+	all, err := controllers.All(p)
 	if err != nil {
 		return err
 	}
+	if p.Signer == nil {
+		slog.Warn("no certificates will be signed; see --cluster-signing-cert-file")
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return events.Run(ctx) })
-	for _, a := range all {
-		name := a.controller.Name()
-		switch {
-		case !m.wants(name):
-			continue
-		case p.signer == nil && strings.HasPrefix(name, "certificatesigningrequest-signing"):
-			slog.Warn("no certificates will be signed; see --cluster-signing-cert-file")
-			continue
-		case len(p.ipam.Cluster) == 0 && base(name) == "node-ipam":
-			continue // --allocate-node-cidrs is off
+	for _, c := range all {
+		if m.wants(c.Name()) {
+			g.Go(func() error { return c.Run(ctx) })
 		}
-		g.Go(func() error { return a.controller.Run(ctx) })
 	}
 	return g.Wait()
 }

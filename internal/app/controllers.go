@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -15,82 +14,21 @@ import (
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/controller"
-	"skiff.dev/skiff/internal/controllers/bootstraptoken"
-	"skiff.dev/skiff/internal/controllers/clusterrole"
-	"skiff.dev/skiff/internal/controllers/csr"
-	"skiff.dev/skiff/internal/controllers/deployment"
-	"skiff.dev/skiff/internal/controllers/endpoints"
-	"skiff.dev/skiff/internal/controllers/endpointslice"
-	"skiff.dev/skiff/internal/controllers/garbagecollector"
-	"skiff.dev/skiff/internal/controllers/namespace"
-	"skiff.dev/skiff/internal/controllers/nodeipam"
-	"skiff.dev/skiff/internal/controllers/nodelifecycle"
-	"skiff.dev/skiff/internal/controllers/podgc"
-	"skiff.dev/skiff/internal/controllers/replicaset"
-	"skiff.dev/skiff/internal/controllers/rootca"
-	"skiff.dev/skiff/internal/controllers/serviceaccount"
-	"skiff.dev/skiff/internal/controllers/tainteviction"
+	"skiff.dev/skiff/internal/controllers"
 	"skiff.dev/skiff/internal/leaderelection"
 	"skiff.dev/skiff/internal/pki"
 	"skiff.dev/skiff/internal/resource"
 	"skiff.dev/skiff/internal/scheduler"
 )
 
-// An account is a service account and a controller that runs under it.
-type account struct {
-	name       string
-	controller *controller.Controller
-}
-
-// controllerParts is what controllers are made of, wherever they run.
-type controllerParts struct {
-	ipam      nodeipam.Config
-	lifecycle nodelifecycle.Config
-	rootCA    []byte        // PEM
-	signer    csr.Authority
-	signFor   time.Duration
-	threshold int // of terminated pods
-	served    controller.Resources
-}
-
-// controllers makes all controllers over the clients that of returns, by their
-// accounts.
-func (s *server) controllers(of func(name string) *client.Client, events client.Events) ([]account, error) {
-	return makeControllers(controllerParts{
-		ipam: nodeipam.Config{
-			Cluster:  []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
-			Services: []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)},
-			Bits4:    24, Bits6: 64,
-		},
-		lifecycle: nodelifecycle.Default(), threshold: podgc.DefaultThreshold,
-		rootCA: pki.EncodeCert(s.cluster.CA.Cert), signer: s.cluster.CA, signFor: pki.DefaultLifetime, served: s.served,
-	}, of, events)
-}
-
-func makeControllers(p controllerParts, of func(name string) *client.Client, events client.Events) ([]account, error) {
-	ipam, err := nodeipam.New(of("node"), client.As(events, "cidrAllocator"), p.ipam)
-	if err != nil {
-		return nil, err
-	}
-	return []account{
-		{"deployment", deployment.New(of("deployment"), client.As(events, "deployment-controller"))},
-		{"replicaset", replicaset.New(of("replicaset"), client.As(events, "replicaset-controller"))},
-		{"endpointslice", endpointslice.New(of("endpointslice"), client.As(events, "endpoint-slice-controller"), endpointslice.DefaultMax)},
-		{"endpoint", endpoints.New(of("endpoint"), client.As(events, "endpoint-controller"))},
-		{"service-account", serviceaccount.New(of("service-account"))},
-		{"root-ca-cert-publisher", rootca.New(of("root-ca-cert-publisher"), p.rootCA)},
-		{"namespace", namespace.New(of("namespace"), p.served)},
-		{"node", ipam},
-		{"node", nodelifecycle.New(of("node"), client.As(events, "node-controller"), p.lifecycle)},
-		{"node", tainteviction.New(of("node"), client.As(events, "taint-eviction-controller"))},
-		{"pod-garbage-collector", podgc.New(of("pod-garbage-collector"), p.threshold)},
-		{"generic-garbage-collector", garbagecollector.New(of("generic-garbage-collector"), client.As(events, "garbage-collector-controller"), p.served)},
-		{"clusterrole-aggregation", clusterrole.New(of("clusterrole-aggregation"), rbac.Aggregate)},
-		{"certificate", csr.NewApprover(of("certificate"))},
-		{"certificate", csr.NewSigner(of("certificate"), p.signer, p.signFor)},
-		{"certificate", csr.NewCleaner(of("certificate"))},
-		{"token-cleaner", bootstraptoken.New(of("token-cleaner"))},
-	}, nil
+// controllers makes all controllers over the clients that of returns.
+func (s *server) controllers(of func(account string) *client.Client, events client.Events) ([]controllers.Controller, error) {
+	d := controllers.Default()
+	d.Client, d.Events, d.Resources, d.Aggregate = of, events, s.served, rbac.Aggregate
+	d.RootCA, d.Signer = pki.EncodeCert(s.cluster.CA.Cert), s.cluster.CA
+	d.NodeIPAM.Cluster = []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)} // Validate has read them
+	d.NodeIPAM.Services = []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)}
+	return controllers.All(d)
 }
 
 // served lists what the API serves, for the controllers that look at all of it.
@@ -103,11 +41,21 @@ func (s *server) served(context.Context) (found []controller.Resource, err error
 	return found, nil
 }
 
-// controllerRoles are the rights that the controllers declare, by account.
-func (s *server) controllerRoles() (roles []controlplane.Role, err error) {
-	all, err := s.controllers(func(string) *client.Client { return nil }, nil)
-	for _, a := range all {
-		roles = append(roles, controlplane.Role{Account: a.name, Controller: a.controller.Name(), Rules: a.controller.Rules()})
+// everyController returns all controllers there can be, to be asked for their
+// names and rights; they cannot run.
+func everyController() ([]controllers.Controller, error) {
+	d := controllers.Default()
+	d.Client = func(string) *client.Client { return nil }
+	d.Signer = &pki.Authority{}
+	d.NodeIPAM.Cluster = []netip.Prefix{netip.MustParsePrefix(Default().ClusterCIDR)}
+	return controllers.All(d)
+}
+
+// declaredRoles are the rights that the controllers declare, by account.
+func declaredRoles() (roles []controlplane.Role, err error) {
+	all, err := everyController()
+	for _, c := range all {
+		roles = append(roles, controlplane.Role{Account: c.Account, Controller: c.Name(), Rules: c.Rules()})
 	}
 	return roles, err
 }
@@ -167,8 +115,8 @@ func (s *server) runControllers(ctx context.Context, f fence) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return events.Run(ctx) })
-	for _, a := range all {
-		g.Go(func() error { return a.controller.Run(ctx) })
+	for _, c := range all {
+		g.Go(func() error { return c.Run(ctx) })
 	}
 	return g.Wait()
 }

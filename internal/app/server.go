@@ -244,7 +244,7 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	roles, err := s.controllerRoles()
+	roles, err := declaredRoles()
 	if err != nil {
 		return err
 	}

@@ -40,9 +40,9 @@ type Deps struct {
 	RootCA []byte
 	// Aggregate makes the rules of aggregated roles.
 	Aggregate clusterrole.Aggregate
-	// CA signs certificates that live for SigningDuration at most. Without it
-	// nothing is signed.
-	CA              *pki.Authority
+	// Signer signs certificates that live for SigningDuration at most. Without
+	// it nothing is signed.
+	Signer          csr.Authority
 	SigningDuration time.Duration
 	NodeLifecycle   nodelifecycle.Config
 	// NodeIPAM says which addresses nodes get for their pods; without a cluster
@@ -72,29 +72,30 @@ type Controller struct {
 
 // All returns every controller, in the order of their names.
 func All(d Deps) ([]Controller, error) {
-	of, events := d.Client, d.Events
+	of := d.Client
+	as := func(component string) client.Events { return client.As(d.Events, component) }
 	all := []Controller{
 		{csr.NewApprover(of("certificate")), "certificate"},
 		{csr.NewCleaner(of("certificate")), "certificate"},
 		{clusterrole.New(of("clusterrole-aggregation"), d.Aggregate), "clusterrole-aggregation"},
-		{deployment.New(of("deployment"), events), "deployment"},
-		{endpoints.New(of("endpoint"), events), "endpoint"},
-		{endpointslice.New(of("endpointslice"), events, d.MaxEndpoints), "endpointslice"},
-		{garbagecollector.New(of("generic-garbage-collector"), events, d.Resources), "generic-garbage-collector"},
+		{deployment.New(of("deployment"), as("deployment-controller")), "deployment"},
+		{endpoints.New(of("endpoint"), as("endpoint-controller")), "endpoint"},
+		{endpointslice.New(of("endpointslice"), as("endpoint-slice-controller"), d.MaxEndpoints), "endpointslice"},
+		{garbagecollector.New(of("generic-garbage-collector"), as("garbage-collector-controller"), d.Resources), "generic-garbage-collector"},
 		{namespace.New(of("namespace"), d.Resources), "namespace"},
-		{nodelifecycle.New(of("node"), events, d.NodeLifecycle), "node"},
+		{nodelifecycle.New(of("node"), as("node-controller"), d.NodeLifecycle), "node"},
 		{podgc.New(of("pod-garbage-collector"), d.TerminatedPods), "pod-garbage-collector"},
-		{replicaset.New(of("replicaset"), events), "replicaset"},
+		{replicaset.New(of("replicaset"), as("replicaset-controller")), "replicaset"},
 		{rootca.New(of("root-ca-cert-publisher"), d.RootCA), "root-ca-cert-publisher"},
 		{serviceaccount.New(of("service-account")), "service-account"},
-		{tainteviction.New(of("node"), events), "node"},
+		{tainteviction.New(of("node"), as("taint-eviction-controller")), "node"},
 		{bootstraptoken.New(of("token-cleaner")), "token-cleaner"},
 	}
-	if d.CA != nil {
-		all = append(all, Controller{csr.NewSigner(of("certificate"), d.CA, d.SigningDuration), "certificate"})
+	if d.Signer != nil {
+		all = append(all, Controller{csr.NewSigner(of("certificate"), d.Signer, d.SigningDuration), "certificate"})
 	}
 	if len(d.NodeIPAM.Cluster) > 0 {
-		ipam, err := nodeipam.New(of("node"), events, d.NodeIPAM)
+		ipam, err := nodeipam.New(of("node"), as("cidrAllocator"), d.NodeIPAM)
 		if err != nil {
 			return nil, fmt.Errorf("node IPAM: %w", err)
 		}

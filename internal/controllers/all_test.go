@@ -39,7 +39,7 @@ func deps() Deps {
 	d.Client = func(string) *client.Client { return client.New(nil) }
 	d.Aggregate = rbac.Aggregate
 	d.NodeIPAM.Cluster = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
-	d.CA = &pki.Authority{}
+	d.Signer = &pki.Authority{}
 	return d
 }
 
