@@ -101,7 +101,7 @@ func (p *pair) podIP(name string) string {
 
 // fetch gets a URL from within a pod.
 func (p *pair) fetch(pod, url string) (string, error) {
-	out, err := p.Try("exec", pod, "--", "wget", "-q", "-T", "3", "-O", "-", url)
+	out, err := p.Try("exec", pod, "--", "webapp", "get", url)
 	if err != nil {
 		return "", fmt.Errorf("%s: %s: %w: %s", pod, url, err, out)
 	}

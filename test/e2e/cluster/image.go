@@ -14,7 +14,7 @@ import (
 const (
 	// WebApp is test/e2e/webapp.
 	WebApp = "e2e/webapp:v1"
-	// Tools is Debian's static busybox with all its applets.
+	// Tools is Debian's static busybox with all its applets, and webapp.
 	Tools = "e2e/tools:v1"
 )
 
@@ -27,7 +27,7 @@ func (n *Node) BuildImages(t testing.TB) {
 	app := filepath.Join(dir, "webapp")
 	GoBuild(t, app, "./test/e2e/webapp")
 	n.BuildImage(t, WebApp, "--binary", app, "--port", "8080/tcp")
-	n.BuildImage(t, Tools, append(toolsSources(t, dir), "--cmd", "/bin/sh")...)
+	n.BuildImage(t, Tools, append(toolsSources(t, dir), "--add-binary", app+":/bin/webapp", "--cmd", "/bin/sh")...)
 }
 
 // GoBuild builds a program of this module, without cgo.

@@ -8,6 +8,8 @@
 //	GET /eat?mb=N   uses N MiB of memory
 //	GET /exit?code=N
 //
+// With the arguments "get URL" it is a client: it prints what it gets.
+//
 // On :9000 it echoes what it reads on a TCP connection, line by line, each
 // with the pod's name before it; on :9001 datagrams.
 package main
@@ -17,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -30,6 +33,12 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "get" {
+		if err := fetch(os.Args[2]); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		log.Fatal(err)
@@ -52,6 +61,19 @@ func main() {
 		log.Fatal(err)
 	}
 	<-finished
+}
+
+func fetch(url string) error {
+	res, err := (&http.Client{Timeout: 3 * time.Second}).Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return errors.New(res.Status)
+	}
+	_, err = io.Copy(os.Stdout, res.Body)
+	return err
 }
 
 var eaten [][]byte
