@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-pars
 # The version that kubectl inside says it is.
 LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))
 
-.PHONY: build carried deps up down test e2e bench fmt
+.PHONY: build carried deps up down test simulation e2e bench fmt
 
 build: carried
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
@@ -26,6 +26,9 @@ down:
 test: build
 	go vet ./...
 	go test -timeout 20m ./...
+
+simulation:
+	SKIFF_SIMULATION=large go test -count=1 -timeout 60m -v -run TestThousandNodes ./internal/testing/cluster
 
 e2e: build
 	go test -count=1 -timeout 30m -tags e2e ./test/...
