@@ -25,7 +25,6 @@ import (
 	"skiff.dev/skiff/internal/apiserver/admission"
 	"skiff.dev/skiff/internal/apiserver/authn"
 	"skiff.dev/skiff/internal/app/controlplane"
-	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/observe"
 	"skiff.dev/skiff/internal/pki"
 	"skiff.dev/skiff/internal/resources/core"
