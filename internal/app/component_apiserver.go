@@ -116,6 +116,9 @@ func (a *apiServer) validate() error {
 	need(a.issuer != "", "--service-account-issuer: it is required")
 	need((a.certFile == "") == (a.keyFile == ""), "--tls-cert-file needs --tls-private-key-file, and the other way round")
 	need((a.kubeletCert == "") == (a.kubeletKey == ""), "--kubelet-client-certificate needs --kubelet-client-key, and the other way round")
+	if ip := net.ParseIP(a.cfg.AdvertiseAddress); ip != nil {
+		need(!ip.IsLoopback(), "--advertise-address: pods cannot reach the loopback address %s", ip)
+	}
 	for _, mode := range a.authorization {
 		faults = append(faults, oneOf("authorization-mode", mode, "Node", "RBAC"))
 	}

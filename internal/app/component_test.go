@@ -129,7 +129,7 @@ func TestComponents(t *testing.T) {
 	serving, servingKey := p.issue("apiserver", pki.Request{Identity: pki.Identity{User: "kube-apiserver"}, Usage: pki.Server, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	kubelet, kubeletKey := p.issue("kubelet-client", pki.Request{Identity: pki.KubeletClient(), Usage: pki.Client})
 	p.run(kubeAPIServerCommand(), "--etcd-servers="+startEtcd(t), fmt.Sprintf("--secure-port=%d", port), "--bind-address=127.0.0.1",
-		"--advertise-address=127.0.0.1", "--tls-cert-file="+serving, "--tls-private-key-file="+servingKey,
+		"--advertise-address=10.0.0.1", "--tls-cert-file="+serving, "--tls-private-key-file="+servingKey,
 		"--client-ca-file="+p.file("pki/ca.crt"), "--requestheader-client-ca-file="+p.file("pki/front-proxy-ca.crt"),
 		"--service-account-key-file="+p.file("pki/sa.pub"), "--service-account-signing-key-file="+p.file("pki/sa.key"),
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16",
