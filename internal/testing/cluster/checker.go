@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -23,9 +22,8 @@ import (
 // invariants of a cluster. It sees what no client could: also what happened
 // while the API was down.
 type checker struct {
-	t     *testing.T
-	watch store.Watcher
-	rev   int64
+	report func(breach string)
+	rev    int64
 
 	born map[types.UID]string // who ever had the uid
 	pods map[string]*corev1.Pod
@@ -78,24 +76,20 @@ func (s *size[T]) bounds() (most, least int32) {
 	return max(s.most, s.wasMost), min(s.least, s.wasLeast)
 }
 
-func newChecker(t *testing.T, s store.Store) *checker {
-	w, err := s.Watch(context.Background(), "/registry/", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+func newChecker(report func(breach string)) *checker {
 	return &checker{
-		t: t, watch: w, born: map[types.UID]string{},
+		report: report, born: map[types.UID]string{},
 		pods: map[string]*corev1.Pod{}, sets: map[string]*size[*appsv1.ReplicaSet]{}, apps: map[string]*size[*appsv1.Deployment]{},
 		nodes: map[string]*corev1.Node{}, bound: map[string]map[string]*corev1.Pod{},
 		owned: map[types.UID]map[string]*corev1.Pod{}, leaves: map[types.UID]map[string]*appsv1.ReplicaSet{},
 	}
 }
 
-// run checks until ctx ends.
-func (c *checker) run(ctx context.Context) {
-	defer c.watch.Close()
+// run checks what w brings until ctx ends.
+func (c *checker) run(ctx context.Context, w store.Watcher) {
+	defer w.Close()
 	for {
-		batch, err := c.watch.Next(ctx)
+		batch, err := w.Next(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				c.breach("", "the checker lost its watch: %v", err)
@@ -111,7 +105,7 @@ func (c *checker) run(ctx context.Context) {
 // breach reports that an invariant does not hold.
 func (c *checker) breach(key, format string, args ...any) {
 	if c.breaches++; c.breaches <= 20 {
-		c.t.Errorf("%s revision %d, %s: %s", time.Now().Format("15:04:05.000"), c.rev, key, fmt.Sprintf(format, args...))
+		c.report(fmt.Sprintf("%s revision %d, %s: %s", time.Now().Format("15:04:05.000"), c.rev, key, fmt.Sprintf(format, args...)))
 	}
 }
 

@@ -88,11 +88,15 @@ func Run(t *testing.T, cfg Config, body func(c *Cluster)) {
 		ctx, cancel := context.WithCancel(context.Background())
 		c := &Cluster{t: t, cfg: cfg, ctx: ctx, store: mem.New(), key: key, lock: make(chan struct{}, 1)}
 		c.lock <- struct{}{}
-		c.check = newChecker(t, c.store)
+		c.check = newChecker(func(breach string) { t.Error(breach) })
+		watch, err := c.store.Watch(ctx, "/registry/", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		c.fleet = newFleet(cfg)
 		c.Nodes = c.fleet.nodes
 		done := make(chan struct{}, 2)
-		go func() { c.check.run(ctx); done <- struct{}{} }()
+		go func() { c.check.run(ctx, watch); done <- struct{}{} }()
 		go func() { c.fleet.run(ctx); done <- struct{}{} }()
 		defer func() {
 			c.wg.Wait()
