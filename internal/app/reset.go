@@ -109,8 +109,9 @@ func removeAll(ctx context.Context, dir string) error {
 	return removeDataDir(dir)
 }
 
-// marks are what tells a data directory of skiff's from any other.
-var marks = []string{lockFile, "pki", "etcd", "runtime", agentKubeconfig}
+// marks are what tells a data directory of skiff's from any other; upstream's
+// kubelet, too, has one with a "pki" in it.
+var marks = []string{lockFile, agentKubeconfig}
 
 // check refuses directories that are no data directories.
 func (r *reset) check() (string, error) {
@@ -271,9 +272,13 @@ func removeDataDir(path string) error {
 	if slices.ContainsFunc(mounts, func(m mount.Info) bool { return m.Target == dir }) {
 		return removeContents(dir) // a file system of its own: its root stays
 	}
+	if err := removeContents(dir); err != nil {
+		return err
+	}
 	return errors.Join(os.RemoveAll(dir), os.RemoveAll(path))
 }
 
+// removeContents leaves the lock for last: a repetition knows the directory by it.
 func removeContents(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -281,9 +286,14 @@ func removeContents(dir string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		if e.Name() != lockFile {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(dir, lockFile))
 }
 
 // state is what a reset could remove, in the order in which it is told.

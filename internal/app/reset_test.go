@@ -219,7 +219,11 @@ func TestResetRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(strange, "thesis.tex"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"/", "/usr", strange} {
+	upstream := t.TempDir() // as /var/lib/kubelet
+	if err := os.Mkdir(filepath.Join(upstream, "pki"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"/", "/usr", strange, upstream} {
 		r := reset{dataDir: dir, yes: true, out: &bytes.Buffer{}}
 		if _, err := r.check(); err == nil || !strings.Contains(err.Error(), "--data-dir") {
 			t.Errorf("%s: %v", dir, err)
