@@ -113,7 +113,6 @@ type facts struct {
 	ports        map[string]error // by name, such as "API (6443)"
 	inUse        bool             // by a skiff on the data directory
 	diskFree     uint64
-	diskTotal    uint64
 	memory       uint64
 	clockSynced  bool
 	now          time.Time

@@ -67,7 +67,7 @@ func (h *facts) readRoom(cfg Config) {
 	}
 	var fs unix.Statfs_t
 	if unix.Statfs(dir, &fs) == nil {
-		h.diskFree, h.diskTotal = fs.Bavail*uint64(fs.Bsize), fs.Blocks*uint64(fs.Bsize)
+		h.diskFree = fs.Bavail * uint64(fs.Bsize)
 	}
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {

@@ -19,7 +19,7 @@ func goodHost() facts {
 	return facts{
 		root: true, kernel: "6.1.0-18-amd64", cgroup: cgroup.V2, controllers: []string{"cpu", "cpuset", "memory", "pids", "hugetlb"},
 		seccomp: true, ports: map[string]error{"API (6443)": nil, "kubelet (10250)": nil},
-		diskFree: 50 << 30, diskTotal: 100 << 30, memory: 4 << 30, clockSynced: true, now: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC),
+		diskFree: 50 << 30, memory: 4 << 30, clockSynced: true, now: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC),
 		sysResource: true, instances: 8192, watches: 524288,
 	}
 }
