@@ -55,8 +55,6 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/snapshots/overlay/plugin"
 	_ "github.com/containerd/containerd/v2/plugins/streaming"
 	_ "github.com/containerd/containerd/v2/plugins/transfer"
-
-	"skiff.dev/skiff/internal/resident"
 )
 
 // heapGrowth (GOGC) keeps the heap small: the daemon is idle most of the time and its live heap is a few
@@ -77,7 +75,6 @@ func main() {
 		_ = os.Unsetenv(lockEnv) // fails only for malformed names
 	}
 	debug.SetGCPercent(heapGrowth)
-	go resident.Trim(context.Background()) // ends with the process
 	if err := command.App().Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)
