@@ -173,8 +173,11 @@ func (c *Config) Validate() error {
 		}
 	}
 	for flag, ip := range map[string]string{"advertise-address": c.AdvertiseAddress, "node-ip": c.NodeIP, "cluster-dns": c.ClusterDNS} {
-		if ip != "" && net.ParseIP(ip) == nil {
+		switch parsed := net.ParseIP(ip); {
+		case ip != "" && parsed == nil:
 			bad(flag, "%q is not an IP address", ip)
+		case parsed != nil && (parsed.IsLoopback() || parsed.IsUnspecified()):
+			bad(flag, "%s cannot be reached from pods or other nodes; give an address of an interface", ip)
 		}
 	}
 	for flag, cidr := range map[string]string{"service-cidr": c.ServiceCIDR, "cluster-cidr": c.ClusterCIDR} {

@@ -18,8 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
+	"skiff.dev/skiff/internal/apiserver"
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/observe"
 	"skiff.dev/skiff/internal/pki"
@@ -132,18 +132,11 @@ func (s *server) startAPI(ctx context.Context) error {
 
 // prepareDataDir makes the data directory and keeps other processes out of it.
 func (s *server) prepareDataDir() error {
-	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("making the data directory (see --data-dir): %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(s.cfg.DataDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	unlock, err := lockDataDir(s.cfg.DataDir)
 	if err != nil {
-		return fmt.Errorf("opening the data directory (see --data-dir): %w", err)
+		return err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return fmt.Errorf("%s is in use by another skiff; stop it or choose another --data-dir", s.cfg.DataDir)
-	}
-	s.onClose(func() { lock.Close() })
+	s.onClose(unlock)
 	return nil
 }
 
@@ -248,7 +241,7 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.cp, err = controlplane.Start(ctx, controlplane.Config{
+	s.cp, err = startPlane(ctx, controlplane.Config{
 		Store: s.store, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain,
 		ServiceAccountKey: s.cluster.ServiceAccountKey,
 		ClientCAs:         s.cluster.CA.Pool(), FrontProxyCAs: s.cluster.FrontProxyCA.Pool(),
@@ -263,6 +256,18 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 		s.onClose(s.cp.Close)
 	}
 	return err
+}
+
+// startPlane starts a control plane that tells of itself at /metrics.
+func startPlane(ctx context.Context, cfg controlplane.Config) (*controlplane.ControlPlane, error) {
+	registry := observe.NewRegistry()
+	cfg.Metrics = apiserver.NewMetrics(registry)
+	cfg.Pages = map[string]http.Handler{"/metrics": observe.MetricsPage(registry)}
+	cp, err := controlplane.Start(ctx, cfg)
+	if err == nil {
+		registry.MustRegister(cp.Server.Collector())
+	}
+	return cp, err
 }
 
 // advertise is the address at which the API server is reached from elsewhere.
@@ -303,19 +308,12 @@ func (s *server) kubeletTransport() http.RoundTripper {
 
 // serve answers requests until ctx ends, then lets those under way finish.
 func (s *server) serve(ctx context.Context) error {
-	s.http = &http.Server{
-		Handler: s.cp.Server.Handler(),
-		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: s.serving.GetCertificate,
-			// Verified by authentication, so that a bad certificate gets a 401.
-			ClientAuth: tls.RequestClientCert, ClientCAs: s.acceptable,
-			NextProtos: []string{"h2", "http/1.1"},
-		},
-		ReadHeaderTimeout: 30 * time.Second,
-		MaxHeaderBytes:    1 << 20,
-		IdleTimeout:       3 * time.Minute,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
+	s.http = s.cp.Server.HTTP()
+	s.http.TLSConfig = &tls.Config{
+		MinVersion: tls.VersionTLS12, GetCertificate: s.serving.GetCertificate,
+		// Verified by authentication, so that a bad certificate gets a 401.
+		ClientAuth: tls.RequestClientCert, ClientCAs: s.acceptable,
+		NextProtos: []string{"h2", "http/1.1"},
 	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

@@ -218,5 +218,8 @@ func (t *Transport) Table(ctx context.Context, gvr schema.GroupVersionResource, 
 			return nil, err
 		}
 	}
+	if res.Table() == nil {
+		return nil, apierrors.NewBadRequest(gvr.GroupResource().String() + " is another form of a resource; open the cache of that")
+	}
 	return res.Table(), nil
 }
