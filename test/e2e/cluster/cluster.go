@@ -91,6 +91,9 @@ func Adopt(t testing.TB, m *machine.Machine, dir string) *Cluster {
 	return &Cluster{t: t, Node: &Node{Machine: m, Dir: dir, Log: filepath.Join(dir, "skiff.log"), binary: Binary(t)}}
 }
 
+// On returns the cluster for a subtest, which then is the one that fails.
+func (c *Cluster) On(t testing.TB) *Cluster { return &Cluster{Node: c.Node, t: t} }
+
 // AddNode prepares one more skiff process; Start starts it.
 func (c *Cluster) AddNode(m *machine.Machine, name string, args ...string) *Node {
 	c.t.Helper()

@@ -93,6 +93,15 @@ func (h *holder) inside(do func()) error {
 	return nil
 }
 
+// listen listens in the holder's network namespace.
+func (h *holder) listen(network, address string) (l net.Listener, err error) {
+	inside := h.inside(func() { l, err = net.Listen(network, address) })
+	if inside != nil {
+		return nil, inside
+	}
+	return l, err
+}
+
 // Switch connects machines; it has the first address of their network, and
 // stands for what is outside of the cluster.
 type Switch struct {
@@ -188,6 +197,14 @@ func (s *Switch) New(t testing.TB) *Machine {
 // Dial connects from the machine.
 func (m *Machine) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return m.dial(ctx, network, address)
+}
+
+// Inside runs do on a thread that is in the machine's network namespace.
+func (m *Machine) Inside(do func()) error { return m.inside(do) }
+
+// Listen listens on the machine.
+func (m *Machine) Listen(network, address string) (net.Listener, error) {
+	return m.listen(network, address)
 }
 
 // Command is a command in the machine's namespaces. nsenter becomes the

@@ -8,7 +8,8 @@
 //	GET /eat?mb=N   uses N MiB of memory
 //	GET /exit?code=N
 //
-// With the arguments "get URL" it is a client: it prints what it gets.
+// With arguments it is a client: "get URL" prints what it gets, "host NAME" and
+// "srv NAME" what the DNS says, "eat N" uses N MiB of memory and sleeps.
 //
 // On :9000 it echoes what it reads on a TCP connection, line by line, each
 // with the pod's name before it; on :9001 datagrams.
@@ -25,6 +26,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -33,8 +35,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "get" {
-		if err := fetch(os.Args[2]); err != nil {
+	if len(os.Args) == 3 {
+		if err := ask(os.Args[1], os.Args[2]); err != nil {
 			log.Fatal(err)
 		}
 		return
@@ -61,6 +63,38 @@ func main() {
 		log.Fatal(err)
 	}
 	<-finished
+}
+
+func ask(what, of string) error {
+	switch what {
+	case "get":
+		return fetch(of)
+	case "host":
+		addresses, err := net.LookupHost(of)
+		slices.Sort(addresses)
+		fmt.Println(strings.Join(addresses, "\n"))
+		return err
+	case "srv":
+		_, targets, err := net.LookupSRV("", "", of)
+		for _, t := range targets {
+			fmt.Println(t.Target, t.Port)
+		}
+		return err
+	case "eat":
+		eat(of)
+		time.Sleep(time.Hour)
+		return nil
+	}
+	return errors.New("what?")
+}
+
+func eat(mb string) {
+	n, _ := strconv.Atoi(mb)
+	block := make([]byte, n<<20)
+	for i := 0; i < len(block); i += 4096 {
+		block[i] = 1
+	}
+	eaten = append(eaten, block)
 }
 
 func fetch(url string) error {
@@ -97,14 +131,7 @@ func handler(host string) http.Handler {
 			http.Error(w, "broken", http.StatusInternalServerError)
 		}
 	})
-	mux.HandleFunc("GET /eat", func(_ http.ResponseWriter, r *http.Request) {
-		mb, _ := strconv.Atoi(r.FormValue("mb"))
-		block := make([]byte, mb<<20)
-		for i := 0; i < len(block); i += 4096 {
-			block[i] = 1
-		}
-		eaten = append(eaten, block)
-	})
+	mux.HandleFunc("GET /eat", func(_ http.ResponseWriter, r *http.Request) { eat(r.FormValue("mb")) })
 	mux.HandleFunc("GET /exit", func(_ http.ResponseWriter, r *http.Request) {
 		code, _ := strconv.Atoi(r.FormValue("code"))
 		os.Exit(code)
