@@ -145,19 +145,10 @@ func validateDeploymentStatus(r *check.Report, d, old *appsv1.Deployment) {
 	if n := s.CollisionCount; n != nil {
 		r.At("collisionCount").NonNegative(int64(*n))
 	}
-	const tooMany = "cannot be greater than status.replicas"
 	if s.UpdatedReplicas > s.Replicas {
 		r.At("updatedReplicas").Invalid(s.UpdatedReplicas, tooMany)
 	}
-	if s.ReadyReplicas > s.Replicas {
-		r.At("readyReplicas").Invalid(s.ReadyReplicas, tooMany)
-	}
-	if s.AvailableReplicas > s.Replicas {
-		r.At("availableReplicas").Invalid(s.AvailableReplicas, tooMany)
-	}
-	if s.AvailableReplicas > s.ReadyReplicas {
-		r.At("availableReplicas").Invalid(s.AvailableReplicas, "cannot be greater than readyReplicas")
-	}
+	validateReady(r, s.Replicas, s.ReadyReplicas, s.AvailableReplicas)
 	if was := old.Status.CollisionCount; was != nil && (s.CollisionCount == nil || *s.CollisionCount < *was) {
 		var now int32
 		if s.CollisionCount != nil {

@@ -77,17 +77,8 @@ func validateReplicaSetStatus(r *check.Report, rs, _ *appsv1.ReplicaSet) {
 	if n := s.TerminatingReplicas; n != nil {
 		r.At("terminatingReplicas").NonNegative(int64(*n))
 	}
-	const tooMany = "cannot be greater than status.replicas"
 	if s.FullyLabeledReplicas > s.Replicas {
 		r.At("fullyLabeledReplicas").Invalid(s.FullyLabeledReplicas, tooMany)
 	}
-	if s.ReadyReplicas > s.Replicas {
-		r.At("readyReplicas").Invalid(s.ReadyReplicas, tooMany)
-	}
-	if s.AvailableReplicas > s.Replicas {
-		r.At("availableReplicas").Invalid(s.AvailableReplicas, tooMany)
-	}
-	if s.AvailableReplicas > s.ReadyReplicas {
-		r.At("availableReplicas").Invalid(s.AvailableReplicas, "cannot be greater than readyReplicas")
-	}
+	validateReady(r, s.Replicas, s.ReadyReplicas, s.AvailableReplicas)
 }

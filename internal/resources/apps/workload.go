@@ -46,6 +46,22 @@ func validateTemplate(r *check.Report, t, old *corev1.PodTemplateSpec) {
 	}
 }
 
+const tooMany = "cannot be greater than status.replicas"
+
+// validateReady checks that available pods are ready ones, and ready pods ones
+// that there are.
+func validateReady(status *check.Report, replicas, ready, available int32) {
+	if ready > replicas {
+		status.At("readyReplicas").Invalid(ready, tooMany)
+	}
+	if available > replicas {
+		status.At("availableReplicas").Invalid(available, tooMany)
+	}
+	if available > ready {
+		status.At("availableReplicas").Invalid(available, "cannot be greater than readyReplicas")
+	}
+}
+
 func setDefault[V any](field **V, v V) {
 	if *field == nil {
 		*field = &v
