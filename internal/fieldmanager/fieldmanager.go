@@ -57,7 +57,7 @@ type Managers struct {
 func New() *Managers {
 	return &Managers{
 		types: sync.OnceValue(func() managedfields.TypeConverter {
-			return applyconfigurations.NewTypeConverter(scheme.Known)
+			return trust(applyconfigurations.NewTypeConverter(scheme.Known))
 		}),
 		made: map[schema.GroupVersionKind]map[string]*managedfields.FieldManager{},
 	}
