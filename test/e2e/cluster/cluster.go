@@ -48,7 +48,7 @@ func Binary(t testing.TB) string {
 	return path
 }
 
-// Node is one skiff process on a machine: a server or an agent.
+// Node is one process on a machine: a server, an agent, a component.
 type Node struct {
 	Machine *machine.Machine
 	Name    string
@@ -94,35 +94,45 @@ func Adopt(t testing.TB, m *machine.Machine, dir string) *Cluster {
 // On returns the cluster for a subtest, which then is the one that fails.
 func (c *Cluster) On(t testing.TB) *Cluster { return &Cluster{Node: c.Node, t: t} }
 
-// AddNode prepares one more skiff process; Start starts it.
+// AddNode prepares one more skiff process with a data directory; Start starts
+// it. At the test's end it is stopped and reset, and nothing may be left.
 func (c *Cluster) AddNode(m *machine.Machine, name string, args ...string) *Node {
 	c.t.Helper()
 	dir, err := os.MkdirTemp("", "skiff-e2e-")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n := &Node{Machine: m, Name: name, Dir: filepath.Join(dir, "data"), Log: filepath.Join(dir, "log"), binary: Binary(c.t)}
-	n.args = append([]string{args[0], "--data-dir", n.Dir}, args[1:]...)
-	if args[0] == "server" || args[0] == "agent" {
-		n.args = append(n.args, "--node-name", name)
-	}
+	c.t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			c.t.Errorf("removing %s: %v", dir, err)
+		}
+	})
+	data := filepath.Join(dir, "data")
+	args = append([]string{args[0], "--data-dir", data, "--node-name", name}, args[1:]...)
+	n := NewNode(m, name, data, Binary(c.t), args...)
 	c.t.Cleanup(func() {
 		n.Stop(c.t)
-		out, err := m.Command(context.Background(), n.binary, "reset", "--data-dir", n.Dir, "--yes").CombinedOutput()
-		if err != nil {
-			c.t.Errorf("skiff reset: %v\n%s", err, out)
-		}
-		m.CheckNothingLeft(c.t, n.Dir)
+		n.Reset(c.t)
+		m.CheckNothingLeft(c.t, data)
 		if c.t.Failed() {
 			c.t.Logf("log of %s:\n%s", name, tail(n.Log))
 		}
-		if os.Getenv("SKIFF_E2E_KEEP") == "" {
-			if err := os.RemoveAll(dir); err != nil {
-				c.t.Errorf("removing %s: %v", dir, err)
-			}
-		}
 	})
 	return n
+}
+
+// NewNode prepares a process whose data is in dir, and whose log is beside it.
+func NewNode(m *machine.Machine, name, dir, program string, args ...string) *Node {
+	return &Node{Machine: m, Name: name, Dir: dir, Log: filepath.Join(filepath.Dir(dir), name+".log"), binary: program, args: args}
+}
+
+// Reset removes what the node has left on its machine, by `skiff reset`.
+func (n *Node) Reset(t testing.TB) {
+	t.Helper()
+	out, err := n.Machine.Command(context.Background(), n.binary, "reset", "--data-dir", n.Dir, "--yes").CombinedOutput()
+	if err != nil {
+		t.Errorf("skiff reset: %v\n%s", err, out)
+	}
 }
 
 // tail is the end of a log.
