@@ -23,6 +23,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"skiff.dev/skiff/bench/cluster"
 	"skiff.dev/skiff/bench/measure"
@@ -45,7 +46,7 @@ type report struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/report:", err)
@@ -64,7 +65,7 @@ func run(ctx context.Context) (err error) {
 	}
 	root := os.Geteuid() == 0
 	if root {
-		if done, err := sandbox.Enter(); done || err != nil {
+		if done, err := sandbox.Enter(ctx); done || err != nil {
 			return err
 		}
 	}

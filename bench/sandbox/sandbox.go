@@ -4,6 +4,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -23,12 +24,14 @@ const Address = "192.0.2.10/24"
 
 // Enter runs the program again with its arguments in new namespaces, unless it
 // is there already. done says that this has happened, and err is its outcome.
-func Enter() (done bool, err error) {
+// When ctx ends it is told to end, and cleans up.
+func Enter(ctx context.Context) (done bool, err error) {
 	if os.Getenv(inside) != "" {
 		// A tool that this one starts may want a sandbox of its own.
 		return false, errors.Join(os.Unsetenv(inside), prepare())
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{

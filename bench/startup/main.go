@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"skiff.dev/skiff/bench/cluster"
 	"skiff.dev/skiff/bench/load"
@@ -37,7 +38,7 @@ type bench struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/startup:", err)
@@ -55,7 +56,7 @@ func run(ctx context.Context) (err error) {
 	pflag.Parse()
 	steps := []func(context.Context) error{b.fresh, b.restart}
 	if *node {
-		if done, err := sandbox.Enter(); done || err != nil {
+		if done, err := sandbox.Enter(ctx); done || err != nil {
 			return err
 		}
 		steps = []func(context.Context) error{b.node}
