@@ -31,7 +31,7 @@ simulation:
 	SKIFF_SIMULATION=large go test -count=1 -timeout 60m -v -run TestThousandNodes ./internal/testing/cluster
 
 e2e: build
-	go test -count=1 -timeout 30m -tags e2e ./test/...
+	go test -p 1 -count=1 -timeout 30m -tags e2e ./test/...
 
 bench: build
 	go run ./bench/report -binary bin/skiff -o docs/performance.md
