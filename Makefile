@@ -25,7 +25,8 @@ down:
 
 test: build
 	go vet ./...
-	go test -timeout 20m ./...
+	go test -timeout 15m ./cmd/... ./internal/... ./bench/... ./examples/...
+	go test -p 1 -timeout 15m ./test/... # on the built binary, one after the other
 
 simulation:
 	SKIFF_SIMULATION=large go test -count=1 -timeout 60m -v -run TestThousandNodes ./internal/testing/cluster

@@ -82,13 +82,13 @@ func serve(t *testing.T, ns *netnstest.NS, addr string) {
 
 func ask(t *testing.T, ns *netnstest.NS, addr string) (answer string) {
 	ns.Do(t, func() {
-		c, err := net.DialTimeout("tcp", addr, time.Second)
+		c, err := net.DialTimeout("tcp", addr, patience)
 		if err != nil {
 			answer = err.Error()
 			return
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		answer, err = bufio.NewReader(c).ReadString('\n')
 		if err != nil {
 			answer = err.Error()
@@ -484,3 +484,7 @@ func BenchmarkProgram(b *testing.B) {
 		}
 	})
 }
+
+// patience outlasts the second after which TCP sends a first packet again: on a
+// busy machine one may be lost while links come up.
+const patience = 5 * time.Second
