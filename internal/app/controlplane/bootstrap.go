@@ -55,8 +55,24 @@ func (cp *ControlPlane) Bootstrap(ctx context.Context) error {
 	if err := cp.bootstrapNamespaced(ctx, c, policy); err != nil {
 		return err
 	}
+	if err := cp.policyKnown(ctx); err != nil {
+		return fmt.Errorf("waiting until the policy holds: %w", err)
+	}
 	close(cp.ready)
 	return nil
+}
+
+// policyKnown waits until the authorizer has heard of all that has been written:
+// the parts that start next have no rights before.
+func (cp *ControlPlane) policyKnown(ctx context.Context) error {
+	rev, err := cp.cfg.Store.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	if err := cp.Engine.Table(rbac.ClusterRoles).WaitFor(ctx, rev); err != nil {
+		return err
+	}
+	return cp.feeds.caughtUp(ctx)
 }
 
 // bootstrapNamespaced makes what lives in the system namespaces.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -79,21 +80,44 @@ func (r *reader) await(ctx context.Context, gr schema.GroupResource, key meta.Ke
 type changed func(gr schema.GroupResource, key meta.Key, obj meta.Object)
 
 // feeds are the goroutines that tell authorizers of changes.
-type feeds struct{ wg sync.WaitGroup }
+type feeds struct {
+	wg    sync.WaitGroup
+	pokes []chan time.Time // one for each goroutine, which takes from it between two batches
+	ended chan struct{}    // closed when one has ended
+	end   sync.Once
+}
 
 func (f *feeds) wait() { f.wg.Wait() }
+
+// caughtUp returns once everything that the tables have now has been told.
+func (f *feeds) caughtUp(ctx context.Context) error {
+	for range 2 { // who takes the second has told what it had when it took the first
+		for _, poke := range f.pokes {
+			select {
+			case poke <- time.Time{}:
+			case <-f.ended:
+				return watchcache.ErrClosed
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
 
 // follow tells each function of all objects of its resource, before it
 // returns, and of every change after that, until the tables are closed.
 func follow(e *verbs.Engine, listeners map[schema.GroupResource]changed) *feeds {
-	f := &feeds{}
+	f := &feeds{ended: make(chan struct{})}
 	for gr, tell := range listeners {
-		table := e.Table(gr)
+		table, poke := e.Table(gr), make(chan time.Time)
+		f.pokes = append(f.pokes, poke)
 		known := map[meta.Key]bool{}
 		w := refresh(table, gr, known, tell)
 		f.wg.Go(func() {
+			defer f.end.Do(func() { close(f.ended) })
 			for w != nil {
-				events, _, err := w.Next(context.Background())
+				events, _, err := w.NextOrProgress(context.Background(), poke)
 				if errors.Is(err, watchcache.ErrTooOld) {
 					w.Close()
 					w = refresh(table, gr, known, tell)
