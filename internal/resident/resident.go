@@ -17,26 +17,75 @@ import (
 
 // settled are the moments after the start at which memory is trimmed: when the
 // first work is done, and when what came after it is.
-var settled = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute}
+var settled = []time.Duration{5 * time.Second, 30 * time.Second}
 
-// Trim gives back to the kernel what only the start has used: free heap, and
-// the pages of the binary itself, of which a start touches nearly all and an
-// idle process few. What is needed again comes back from the page cache. It
-// returns when that is done, or when ctx ends.
+const (
+	// interval is how often it is looked whether work has ended.
+	interval = time.Minute
+	// quiet is the CPU time that an idle process stays below in an interval.
+	quiet = time.Second
+)
+
+// Trim gives back to the kernel what only the start and bursts of work have
+// used: free heap, and the pages of the binary itself, of which a start touches
+// nearly all and an idle process few. What is needed again comes back from the
+// page cache. It returns when ctx ends.
 func Trim(ctx context.Context) {
 	start := time.Now()
 	for _, moment := range settled {
-		timer := time.NewTimer(time.Until(start.Add(moment)))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !wait(ctx, time.Until(start.Add(moment))) {
 			return
-		case <-timer.C:
 		}
-		debug.FreeOSMemory()
-		if err := releaseBinary(); err != nil {
-			slog.Debug("releasing the pages of the binary", "err", err)
+		release()
+	}
+	w := watch{worked: true, spent: spent()}
+	for wait(ctx, interval) {
+		if w.over(spent()) {
+			release()
 		}
+	}
+}
+
+// watch tells when work has ended.
+type watch struct {
+	worked bool          // since the last time that it had ended
+	spent  time.Duration // CPU time up to the last look
+}
+
+// over reports, once after each stretch of work, that it has ended. It takes
+// the process's CPU time so far.
+func (w *watch) over(spent time.Duration) bool {
+	idle := spent-w.spent < quiet
+	w.spent = spent
+	ended := idle && w.worked
+	w.worked = !idle
+	return ended
+}
+
+// spent is the CPU time of this process.
+func spent() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0 // never, for this process; it would only mean no trimming
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func release() {
+	debug.FreeOSMemory()
+	if err := releaseBinary(); err != nil {
+		slog.Debug("releasing the pages of the binary", "err", err)
 	}
 }
 

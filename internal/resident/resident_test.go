@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestConstantOf(t *testing.T) {
@@ -61,4 +62,21 @@ func resident(t *testing.T) (kib int) {
 	}
 	t.Fatal("no RssFile")
 	return 0
+}
+
+func TestWatchSeesWorkEndOnce(t *testing.T) {
+	w := watch{worked: true}
+	var spent time.Duration
+	for i, step := range []struct {
+		used time.Duration
+		over bool
+	}{
+		{5 * time.Second, false}, {100 * time.Millisecond, true}, {100 * time.Millisecond, false},
+		{2 * time.Second, false}, {3 * time.Second, false}, {0, true}, {0, false},
+	} {
+		spent += step.used
+		if got := w.over(spent); got != step.over {
+			t.Errorf("step %d: %v, want %v", i, got, step.over)
+		}
+	}
 }
