@@ -256,7 +256,8 @@ func (k *kubectl) exec() {
 	if err := cmd.Start(); err != nil {
 		k.t.Fatal(err)
 	}
-	if _, err := io.WriteString(tty, "tty; stty size; exit 3\n"); err != nil {
+	// The size comes a moment after the start.
+	if _, err := io.WriteString(tty, "tty; until stty size 2>&-; do sleep 0.1; done; exit 3\n"); err != nil {
 		k.t.Fatal(err)
 	}
 	seen := make(chan string, 1)
