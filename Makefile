@@ -26,7 +26,7 @@ down:
 test: build
 	go vet ./...
 	go test -timeout 15m ./cmd/... ./internal/... ./bench/... ./examples/...
-	go test -p 1 -timeout 15m ./test/... # on the built binary, one after the other
+	SKIFF_BINARY=$(CURDIR)/bin/skiff go test -p 1 -timeout 15m ./test/... # the built binary, one by one
 
 simulation:
 	SKIFF_SIMULATION=large go test -count=1 -timeout 60m -v -run TestThousandNodes ./internal/testing/cluster

@@ -45,6 +45,9 @@ type size[T any] struct {
 	most, least       int32
 	wasMost, wasLeast int32
 	changed           time.Time
+	// failed is how many pods were available before some failed at failedAt.
+	failed   int32
+	failedAt time.Time
 }
 
 // lately is how far behind a decision may be. In virtual time only a part that
@@ -283,11 +286,13 @@ func (c *checker) setIs(key string, is, was *appsv1.ReplicaSet) {
 	if app == nil || app.now.UID != owner.UID {
 		return
 	}
-	switch from, to := sizeOf(was), *is.Spec.Replicas; {
+	switch from, to, after := sizeOf(was), *is.Spec.Replicas, c.available(owner.UID); {
 	case to > from:
 		c.keepsSurge(key, app, owner.UID)
 	case to < from:
-		c.keepsAvailable(key, app, before, c.available(owner.UID))
+		c.keepsAvailable(key, app, before, after)
+	case after < before:
+		app.failed, app.failedAt = before, time.Now()
 	}
 }
 
@@ -328,7 +333,11 @@ func (c *checker) keepsAvailable(key string, app *size[*appsv1.Deployment], befo
 		return
 	}
 	_, least := app.bounds()
-	if after < min(least, before) {
+	seen := before // by the controller, when it decided: what failed since is not its doing
+	if time.Since(app.failedAt) <= lately {
+		seen = max(seen, app.failed)
+	}
+	if seen-(before-after) < min(least, seen) {
 		c.breach(key, "I19: %d pods stay available of %d, at least %d must", after, before, least)
 	}
 }
