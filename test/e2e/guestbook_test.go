@@ -73,7 +73,7 @@ func (g *guestbook) signAndRead() {
 	}
 	res.Body.Close()
 	for name, client := range map[string]*http.Client{"outside": outside, "the node": g.c.HTTP(5 * time.Second)} {
-		g.c.Eventually("reading from "+name, 5*time.Second, func() error {
+		g.c.Eventually("reading from "+name, 30*time.Second, func() error {
 			page, err := get(client, g.url)
 			if err != nil {
 				return err
