@@ -172,6 +172,9 @@ func tryOverlay() (err error) {
 		if err = unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
 			return
 		}
+		// The main thread of a process cannot end before it: should it be the one
+		// that has come here, what it has mounted goes all the same.
+		defer unix.Unmount(dir, unix.MNT_DETACH)
 		for _, sub := range []string{"lower", "upper", "work", "merged"} {
 			if err = os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 				return
