@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-pars
 # The version that kubectl inside says it is.
 LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))
 
-.PHONY: build carried deps up down test simulation e2e bench fmt
+.PHONY: build carried deps up down test simulation e2e bench images fmt
 
 build: carried
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
@@ -36,6 +36,10 @@ e2e: build
 
 bench: build
 	go run ./bench/report -binary bin/skiff -o docs/performance.md
+
+# The images that upstream's suite names, without a registry: test/conformance/images/README.md.
+images: deps
+	cd test/conformance && go run ./cmd/yardstick images
 
 fmt:
 	gofmt -w cmd internal bench test

@@ -25,6 +25,8 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"programs", "build upstream's programs, and what a node needs, into the cache", programs},
+		{"images", "make the images that the suite names, into the cache", makeImages},
+		{"registry", "serve those images to containerd, by HTTP", registry},
 		{"stock-up", "start a cluster of upstream's parts, two nodes", stockUp},
 		{"stock-down", "remove it and all it left", stockDown},
 	}
