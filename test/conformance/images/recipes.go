@@ -62,6 +62,13 @@ func ports(all ...string) map[string]struct{} {
 	return set
 }
 
+// osRelease says what this is, and names what it stands in for: a spec looks for that name.
+const osRelease = `NAME="stand-in for Alpine Linux"
+ID=skiff-stand-in
+VERSION_ID=12
+PRETTY_NAME="skiff's stand-in for Alpine Linux, of packages of Debian 12"
+`
+
 // skeleton is what a system has besides its programs: accounts, and the directories that all expect.
 func skeleton() tree {
 	t := tree{}
@@ -80,6 +87,7 @@ func skeleton() tree {
 		"root:x:0:", "daemon:x:1:", "bin:x:2:", "sys:x:3:", "adm:x:4:", "tty:x:5:", "disk:x:6:", "lp:x:7:", "mail:x:8:",
 		"wheel:x:10:root", "www-data:x:33:", "users:x:100:", "nogroup:x:65534:", "",
 	}, "\n"), 0o644)
+	t.text("etc/os-release", osRelease, 0o644)
 	t.text("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n", 0o644)
 	return t
 }
