@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-pars
 # The version that kubectl inside says it is.
 LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))
 
-.PHONY: build carried deps up down test simulation e2e bench images fmt
+.PHONY: build carried deps up down test simulation e2e bench fmt images stock-up stock-down conformance mixed
 
 build: carried
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
@@ -37,9 +37,13 @@ e2e: build
 bench: build
 	go run ./bench/report -binary bin/skiff -o docs/performance.md
 
-# The images that upstream's suite names, without a registry: test/conformance/images/README.md.
-images: deps
-	cd test/conformance && go run ./cmd/yardstick images
+# Upstream's suite and parts as a yardstick, from the module in test/conformance (docs/testing.md). Images come without a
+# registry: test/conformance/images/README.md.
+export TARGET FOCUS SKIP PARALLEL KEEP LABELS CLUSTER COMPONENTS
+mixed: build
+conformance: $(if $(filter stock,$(TARGET)),,build)
+images stock-up stock-down conformance mixed: deps
+	cd test/conformance && go build -o $(CURDIR)/bin/yardstick ./cmd/yardstick && exec $(CURDIR)/bin/yardstick $@
 
 fmt:
 	gofmt -w cmd internal bench test

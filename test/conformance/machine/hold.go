@@ -89,7 +89,8 @@ func mountMachine(dir string, trees []controlTree) error {
 
 // serve brings the loopback up, does the duties of an init, and runs parts as it is told.
 func serve(dir, name, ip string) error {
-	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	// Only SIGKILL from outside ends a machine. These are taken, not ignored, as parts would inherit that.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	if err := loopbackUp(); err != nil {
 		return fmt.Errorf("bringing lo up: %w", err)
 	}

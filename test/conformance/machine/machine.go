@@ -52,26 +52,41 @@ func Create(dir string) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, own := range ownPlaces {
+		if strings.HasPrefix(dir, own+"/") {
+			return nil, fmt.Errorf("machines cannot be kept in %s: each has a %s of its own", dir, own)
+		}
+	}
 	if err := Remove(dir); err != nil {
 		return nil, fmt.Errorf("removing what was in %s: %w", dir, err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := saveSettings(dir); err != nil {
-		return nil, err
-	}
 	s := &Set{Dir: dir}
-	if s.net, err = freeNetwork(dir); err != nil {
-		return nil, err
+	if err := s.begin(); err != nil {
+		return nil, errors.Join(err, Remove(dir))
 	}
-	if err := os.WriteFile(filepath.Join(dir, "network"), []byte(s.net), 0o644); err != nil {
-		return nil, err
+	return s, nil
+}
+
+// ownPlaces are those that each machine has for itself.
+var ownPlaces = []string{"/run", "/tmp", "/var/lib", "/var/log"}
+
+func (s *Set) begin() (err error) {
+	if err := saveSettings(s.Dir); err != nil {
+		return err
+	}
+	if s.net, err = freeNetwork(s.Dir); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir, "network"), []byte(s.net), 0o644); err != nil {
+		return err
 	}
 	if s.Switch, err = s.hold("switch", s.net+".1"); err != nil {
-		return nil, err
+		return err
 	}
-	return s, s.connectSwitch()
+	return s.connectSwitch()
 }
 
 // Open finds the set in dir.

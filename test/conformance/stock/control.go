@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"skiff.dev/skiff/test/conformance/cluster"
 	"skiff.dev/skiff/test/conformance/machine"
 )
 
@@ -25,7 +26,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 			return err
 		}
 		if name == "kube-apiserver" {
-			if err := c.eventually(ctx, "the API server", 2*time.Minute, func() error { return c.probe("/readyz") }); err != nil {
+			if err := c.Eventually(ctx, "the API server", 2*time.Minute, func() error { return c.probe("/readyz") }); err != nil {
 				return err
 			}
 		}
@@ -76,7 +77,7 @@ func (c *Cluster) apiserverFlags(m *machine.Machine) []string {
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + c.pki("sa.pub"),
 		"--service-account-signing-key-file=" + c.pki("sa.key"),
-		"--service-cluster-ip-range=" + serviceNetwork,
+		"--service-cluster-ip-range=" + cluster.ServiceNetwork,
 		"--tls-cert-file=" + c.pki("apiserver.crt"),
 		"--tls-private-key-file=" + c.pki("apiserver.key"),
 	}
@@ -90,7 +91,7 @@ func (c *Cluster) controllerFlags(*machine.Machine) []string {
 		"--authorization-kubeconfig=" + kubeconfig,
 		"--bind-address=127.0.0.1",
 		"--client-ca-file=" + c.pki("ca.crt"),
-		"--cluster-cidr=" + podNetwork,
+		"--cluster-cidr=" + cluster.PodNetwork,
 		"--cluster-signing-cert-file=" + c.pki("ca.crt"),
 		"--cluster-signing-key-file=" + c.pki("ca.key"),
 		"--controllers=*,bootstrap-signer-controller,token-cleaner-controller",
@@ -98,7 +99,7 @@ func (c *Cluster) controllerFlags(*machine.Machine) []string {
 		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
 		"--root-ca-file=" + c.pki("ca.crt"),
 		"--service-account-private-key-file=" + c.pki("sa.key"),
-		"--service-cluster-ip-range=" + serviceNetwork,
+		"--service-cluster-ip-range=" + cluster.ServiceNetwork,
 		"--use-service-account-credentials=true",
 	}
 }

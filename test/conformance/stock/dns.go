@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"skiff.dev/skiff/test/conformance/cluster"
 )
 
 // dnsManifest is CoreDNS as an add-on has it; names outside of the cluster do not exist, as nobody could
@@ -56,7 +58,7 @@ metadata:
   labels: {k8s-app: kube-dns, kubernetes.io/cluster-service: "true", kubernetes.io/name: CoreDNS}
 spec:
   selector: {k8s-app: kube-dns}
-  clusterIP: ` + dnsIP + `
+  clusterIP: ` + cluster.DNSIP + `
   ports:
   - {name: dns, port: 53, protocol: UDP}
   - {name: dns-tcp, port: 53, protocol: TCP}
@@ -105,7 +107,7 @@ func (c *Cluster) startDNS(ctx context.Context) error {
 	if _, err := c.Kubectl(ctx, fmt.Sprintf(dnsManifest, c.DNSImage), "apply", "-f", "-"); err != nil {
 		return err
 	}
-	return c.eventually(ctx, "DNS", 3*time.Minute, func() error {
+	return c.Eventually(ctx, "DNS", 3*time.Minute, func() error {
 		_, err := c.Kubectl(ctx, "", "rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=3m")
 		return err
 	})

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"skiff.dev/skiff/test/conformance/cluster"
 	"skiff.dev/skiff/test/conformance/machine"
 )
 
@@ -37,20 +37,11 @@ oom_score = 0
     SystemdCgroup = false
 `
 
-// startRuntimes starts containerd on each node, a registry for both, and loads the images.
+// startRuntimes starts containerd on each node and loads the images.
 func (c *Cluster) startRuntimes(ctx context.Context) error {
-	if len(c.Registry) > 0 {
-		if err := c.Set.Switch.Start(machine.Part{Name: "registry", Args: c.Registry}); err != nil {
-			return err
-		}
-	}
-	return c.each(ctx, func(ctx context.Context, m *machine.Machine) error {
+	return c.Each(ctx, func(ctx context.Context, m *machine.Machine) error {
 		mirrors := filepath.Join(m.Dir, "registries")
-		if err := os.MkdirAll(filepath.Join(mirrors, "_default"), 0o755); err != nil {
-			return err
-		}
-		mirror := fmt.Sprintf("[host.\"http://%s:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n", c.Set.Switch.IP)
-		if err := os.WriteFile(filepath.Join(mirrors, "_default", "hosts.toml"), []byte(mirror), 0o644); err != nil {
+		if err := c.Mirror(mirrors); err != nil {
 			return err
 		}
 		config := filepath.Join(m.Dir, "containerd.toml")
@@ -64,14 +55,14 @@ func (c *Cluster) startRuntimes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = c.eventually(ctx, "containerd", time.Minute, func() error {
+		err = c.Eventually(ctx, "containerd", time.Minute, func() error {
 			_, err := c.ctr(ctx, m, "version")
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		for _, file := range c.Images {
+		for _, file := range c.Archives {
 			if _, err := c.ctr(ctx, m, "-n", "k8s.io", "images", "import", "--local", "--no-unpack=false", file); err != nil {
 				return err
 			}
@@ -93,7 +84,7 @@ address: 0.0.0.0
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %[1]q}}
 authorization: {mode: Webhook}
 cgroupDriver: cgroupfs
-clusterDNS: [` + dnsIP + `]
+clusterDNS: [` + cluster.DNSIP + `]
 clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://` + runtimeSocket + `
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%%, imagefs.available: 1%%, nodefs.inodesFree: 1%%}
@@ -121,7 +112,7 @@ func (c *Cluster) kubeletFlags(m *machine.Machine) []string {
 const proxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {kubeconfig: %[1]q}
-clusterCIDR: ` + podNetwork + `
+clusterCIDR: ` + cluster.PodNetwork + `
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 hostnameOverride: %[2]q
 mode: nftables
@@ -134,7 +125,7 @@ func (c *Cluster) proxyFlags(m *machine.Machine) []string {
 
 // startNodes starts a kubelet and a proxy on each node.
 func (c *Cluster) startNodes(ctx context.Context) error {
-	return c.each(ctx, func(_ context.Context, m *machine.Machine) error {
+	return c.Each(ctx, func(_ context.Context, m *machine.Machine) error {
 		kubelet := fmt.Sprintf(kubeletConfig, c.pki("ca.crt"), c.pki("kubelet-"+m.Name+".crt"), c.pki("kubelet-"+m.Name+".key"))
 		proxy := fmt.Sprintf(proxyConfig, c.pki("kube-proxy.kubeconfig"), m.Name)
 		return errors.Join(
@@ -160,7 +151,7 @@ const cniConfig = `{
 func (c *Cluster) joinNodes(ctx context.Context) error {
 	for _, m := range c.Nodes {
 		var network string
-		err := c.eventually(ctx, "the pod network of "+m.Name, 2*time.Minute, func() (err error) {
+		err := c.Eventually(ctx, "the pod network of "+m.Name, 2*time.Minute, func() (err error) {
 			network, err = c.Kubectl(ctx, "", "get", "node", m.Name, "-o", "jsonpath={.spec.podCIDR}")
 			if err == nil && network == "" {
 				err = errors.New("the node has no pod CIDR yet")
@@ -181,11 +172,5 @@ func (c *Cluster) joinNodes(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.eventually(ctx, "the nodes", 2*time.Minute, func() error {
-		out, err := c.Kubectl(ctx, "", "get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
-		if err == nil && strings.Count(out, "True") < len(c.Nodes) {
-			err = fmt.Errorf("they are ready: %s", out)
-		}
-		return err
-	})
+	return c.NodesReady(ctx)
 }

@@ -16,7 +16,11 @@ func makeImages(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	made, err := images.Build(ctx, images.Options{Source: source, Only: names, Log: os.Stderr})
+	cache, err := imageCache()
+	if err != nil {
+		return err
+	}
+	made, err := images.Build(ctx, images.Options{Source: source, Cache: cache, Only: names, Log: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -28,7 +32,7 @@ func makeImages(ctx context.Context, names []string) error {
 
 // registry serves the archives until it is interrupted.
 func registry(ctx context.Context, args []string) error {
-	cache, err := images.DefaultCache()
+	cache, err := imageCache()
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,9 @@ func commands() []command {
 		{"registry", "serve those images to containerd, by HTTP", registry},
 		{"stock-up", "start a cluster of upstream's parts, two nodes", stockUp},
 		{"stock-down", "remove it and all it left", stockDown},
+		{"conformance", "run upstream's suite on a fresh cluster", conformance},
+		{"mixed", "run some specs on clusters of skiff's and upstream's components", mixtures},
+		{"pids", "print the processes of a running cluster", pids},
 	}
 }
 
@@ -36,13 +39,13 @@ func main() {
 	machine.Hold()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := dispatch(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "yardstick:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func dispatch(ctx context.Context, args []string) error {
 	for _, c := range commands() {
 		if len(args) > 0 && args[0] == c.name {
 			return c.run(ctx, args[1:])
