@@ -45,9 +45,11 @@ func Up(ctx context.Context, config cluster.Config, ours ...string) (*Cluster, e
 
 func (c *Cluster) pki(file string) string { return filepath.Join(c.Dir, "pki", file) }
 
+func (c *Cluster) isOurs(component string) bool { return slices.Contains(c.Ours, component) }
+
 // component is the command line that begins with a component's program.
 func (c *Cluster) component(name string, flags ...string) []string {
-	if slices.Contains(c.Ours, name) {
+	if c.isOurs(name) {
 		return append([]string{c.Skiff, name}, flags...)
 	}
 	return append([]string{filepath.Join(c.Programs, name)}, flags...)
@@ -68,7 +70,7 @@ func (c *Cluster) writePKI(context.Context) error {
 	}
 	n1 := c.Nodes[0]
 	err = errors.Join(
-		front.issue("front-proxy", "front-proxy", nil),
+		front.issue("front-proxy-client", "front-proxy-client", nil),
 		ca.issue("apiserver", "kube-apiserver", nil, n1.IP, "127.0.0.1", cluster.ServiceIP, "n1", "localhost",
 			"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"),
 		ca.issue("apiserver-kubelet", "kube-apiserver-kubelet-client", []string{"system:masters"}),

@@ -66,9 +66,9 @@ func (c *Cluster) apiserverFlags(m *machine.Machine) []string {
 		"--kubelet-client-certificate=" + c.pki("apiserver-kubelet.crt"),
 		"--kubelet-client-key=" + c.pki("apiserver-kubelet.key"),
 		"--kubelet-preferred-address-types=InternalIP,Hostname",
-		"--proxy-client-cert-file=" + c.pki("front-proxy.crt"),
-		"--proxy-client-key-file=" + c.pki("front-proxy.key"),
-		"--requestheader-allowed-names=front-proxy",
+		"--proxy-client-cert-file=" + c.pki("front-proxy-client.crt"),
+		"--proxy-client-key-file=" + c.pki("front-proxy-client.key"),
+		"--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--requestheader-group-headers=X-Remote-Group",
@@ -85,7 +85,7 @@ func (c *Cluster) apiserverFlags(m *machine.Machine) []string {
 
 func (c *Cluster) controllerFlags(*machine.Machine) []string {
 	kubeconfig := c.pki("kube-controller-manager.kubeconfig")
-	return []string{
+	flags := []string{
 		"--allocate-node-cidrs=true",
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
@@ -94,7 +94,6 @@ func (c *Cluster) controllerFlags(*machine.Machine) []string {
 		"--cluster-cidr=" + cluster.PodNetwork,
 		"--cluster-signing-cert-file=" + c.pki("ca.crt"),
 		"--cluster-signing-key-file=" + c.pki("ca.key"),
-		"--controllers=*,bootstrap-signer-controller,token-cleaner-controller",
 		"--kubeconfig=" + kubeconfig,
 		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
 		"--root-ca-file=" + c.pki("ca.crt"),
@@ -102,6 +101,10 @@ func (c *Cluster) controllerFlags(*machine.Machine) []string {
 		"--service-cluster-ip-range=" + cluster.ServiceNetwork,
 		"--use-service-account-credentials=true",
 	}
+	if !c.isOurs("kube-controller-manager") {
+		flags = append(flags, "--controllers=*,bootstrap-signer-controller,token-cleaner-controller") // ours knows none of these
+	}
+	return flags
 }
 
 func (c *Cluster) schedulerFlags(*machine.Machine) []string {
