@@ -23,8 +23,9 @@ type follower struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 	last   int64
-	resent int // how often it resumed
-	gone   int // how often it was told 410
+	resent int    // how often it resumed
+	gone   int    // how often it was told 410
+	why    string // what the last refusal said
 
 	mu       sync.Mutex
 	written  map[int64]string // ADDED and MODIFIED, by resourceVersion
@@ -84,9 +85,10 @@ func (f *follower) once(ctx context.Context) {
 	}
 }
 
-// told counts a 410. The follower then starts from the present, and the writes
-// in between are not asked for.
+// told keeps what a refusal said, and counts each 410: history is kept for
+// longer than the test takes.
 func (f *follower) told(err error) {
+	f.why = err.Error()
 	if apierrors.IsGone(err) || apierrors.IsResourceExpired(err) {
 		f.gone++
 	}
@@ -137,13 +139,13 @@ func (f *follower) finish(r *recorder) {
 		f.reached.Wait()
 	}
 	if f.last < end {
-		f.t.Errorf("I5: the watch has come to %d only, not to %d", f.last, end)
+		f.t.Errorf("I5: the watch has come to %d only, not to %d; the last refusal was: %s", f.last, end, f.why)
 	}
 	f.mu.Unlock()
 	f.stop()
 	<-f.done
 	if f.gone > 0 {
-		f.t.Errorf("I6: %d times 410 though the history is kept for minutes", f.gone)
+		f.t.Errorf("I6: %d times 410 though the history is kept for minutes: %s", f.gone, f.why)
 	}
 	values, removals := r.acknowledged()
 	for rev, value := range values {

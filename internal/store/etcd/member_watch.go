@@ -16,9 +16,11 @@ import (
 // etcd brings lagging watches up to date in rounds of that length.
 const resync = 100 * time.Millisecond
 
-// memberWatch reads the member's own watch stream: no goroutine, no encoding.
+// memberWatch reads the past from the member's database and what follows from
+// its own watch stream: no goroutine, no encoding.
 type memberWatch struct {
 	m      *member
+	past   past
 	stream mvcc.WatchStream
 	poke   chan struct{} // progress was requested
 	done   chan struct{} // closed by Close
@@ -29,13 +31,21 @@ type memberWatch struct {
 }
 
 func (m *member) watch(ctx context.Context, key, end []byte, start int64) (store.Watcher, error) {
+	w := &memberWatch{m: m, stream: m.srv.Watchable().NewWatchStream(), poke: make(chan struct{}, 1), done: make(chan struct{})}
+	w.past = past{key: string(key), end: string(end), next: start, last: start - 1}
 	if len(end) == 1 && end[0] == 0 {
 		end = []byte{} // the stream's notation for a range without an end
 	}
-	w := &memberWatch{m: m, stream: m.srv.Watchable().NewWatchStream(), poke: make(chan struct{}, 1), done: make(chan struct{})}
+	resumed := start != 0 && start <= m.srv.KV().Rev()
+	if resumed {
+		start = 0 // the present, whatever it is by then
+	}
 	if _, err := w.stream.Watch(ctx, clientv3.AutoWatchID, key, end, start); err != nil {
 		w.stream.Close()
 		return nil, err
+	}
+	if resumed {
+		w.past.last = m.srv.KV().Rev()
 	}
 	return w, nil
 }
@@ -45,6 +55,9 @@ func (w *memberWatch) Next(ctx context.Context) (store.Batch, error) {
 	for {
 		if err := w.ended(ctx); err != nil {
 			return store.Batch{}, err
+		}
+		if !w.past.done() {
+			return w.past.read(w.m)
 		}
 		select {
 		case resp, ok := <-w.stream.Chan():
@@ -96,7 +109,15 @@ func (w *memberWatch) batch(resp mvcc.WatchResponse, ok bool) (store.Batch, erro
 		w.mu.Unlock()
 		return store.Batch{Rev: resp.Revision}, nil
 	}
-	return toEvents(resp.Events), nil
+	// Where the past ends the stream may have begun already.
+	events := resp.Events
+	for len(events) > 0 && events[0].Kv.ModRevision <= w.past.last {
+		events = events[1:]
+	}
+	if len(events) == 0 {
+		return store.Batch{Rev: w.past.last}, nil
+	}
+	return toEvents(events), nil
 }
 
 func (w *memberWatch) wanted() bool {

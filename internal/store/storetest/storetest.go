@@ -61,6 +61,7 @@ func Run(t *testing.T, b Backend) {
 		{"WatchFromRevision", testWatchFromRevision},
 		{"WatchPrefix", testWatchPrefix},
 		{"WatchTxnWhole", testWatchTxnWhole},
+		{"WatchResumed", testWatchResumed},
 		{"WatchProgress", testWatchProgress},
 		{"WatchCompacted", testWatchCompacted},
 		{"WatchQuietSurvivesCompaction", testWatchQuiet},

@@ -116,7 +116,7 @@ func testWatchPrefix(t *testing.T, s store.Store) {
 }
 
 func testWatchTxnWhole(t *testing.T, s store.Store) {
-	const txns, size = 40, 50
+	const txns, size = 60, 30 // no round number of them fits a thousand
 	r0 := revision(t, s)
 	live := watch(t, s, "/k/", r0)
 	for n := range txns {
@@ -138,6 +138,41 @@ func testWatchTxnWhole(t *testing.T, s store.Store) {
 			seen += len(b.Events)
 		}
 	}
+}
+
+// A watch that begins in the past while others write sees each change once,
+// where the past goes over into the present as well.
+func testWatchResumed(t *testing.T, s store.Store) {
+	const writes, watches = 2500, 25
+	first := revision(t, s)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range writes {
+			if _, err := s.Commit(within(t), store.Txn{Do: []store.Op{put("/k", "v")}}); err != nil {
+				t.Errorf("writing meanwhile: %v", err)
+				return
+			}
+		}
+	}()
+	last := first + writes
+	for i := range int64(watches) {
+		from := first + i*writes/watches/2
+		for revision(t, s) < from {
+			commit(t, s) // nothing, but it lets the writer go on
+		}
+		w := watch(t, s, "/", from)
+		for want := from + 1; want <= last; want++ {
+			if ev := w.events(1)[0]; ev.KV.ModRev != want {
+				t.Fatalf("watch from %d: event of revision %d, want %d", from, ev.KV.ModRev, want)
+			}
+			if i < watches-1 && want > from+200 {
+				break
+			}
+		}
+		w.w.Close()
+	}
+	<-done
 }
 
 func testWatchProgress(t *testing.T, s store.Store) {
