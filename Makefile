@@ -1,6 +1,9 @@
 # The targets people use; `make` alone builds bin/skiff.
 DATA ?= /var/lib/skiff
 export PATH := $(PATH):/usr/local/go/bin
+# Alike for the binary and all tests, so that what they share is compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS := $(GOFLAGS) -trimpath
 LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-parse --short HEAD 2>/dev/null)
 # The version that kubectl inside says it is.
 LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))
@@ -8,7 +11,7 @@ LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/compo
 .PHONY: build carried deps up down test simulation e2e bench fmt images stock-up stock-down conformance mixed
 
 build: carried
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
+	go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
 
 # What skiff carries inside: containerd, runc, their shim, pause, the CNI plugin.
 carried: deps

@@ -9,7 +9,6 @@ root=$(cd "$here/../.." && pwd)
 skiff=${SKIFF:-$root/bin/skiff}
 kubectl() { "$skiff" kubectl --kubeconfig "$data/kubeconfig" "$@"; }
 
-command -v redis-server >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server >/dev/null; }
 if [ -f "$data/skiff.pid" ] && kill -0 "$(cat "$data/skiff.pid")" 2>/dev/null; then
 	echo "a cluster runs in $data already; 'make down' ends it" >&2
 else
@@ -30,8 +29,9 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 (cd "$root" && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$build/frontend" ./examples/guestbook/frontend)
 "$skiff" image build --data-dir "$data" --name guestbook/frontend:v1 --binary "$build/frontend" --port 8080/tcp --import
-"$skiff" image build --data-dir "$data" --name guestbook/redis:v1 --binary "$(command -v redis-server)" \
-	--add-binary "$(command -v redis-cli)" --port 6379/tcp --import
+sh "$here/redis.sh" "$build"
+"$skiff" image build --data-dir "$data" --name guestbook/redis:v1 --binary "$build/redis-server" \
+	--add-binary "$build/redis-cli" --port 6379/tcp --import
 
 kubectl apply -f "$here/guestbook.yaml"
 kubectl -n guestbook rollout status deployment --timeout=120s
