@@ -66,7 +66,7 @@ func Build(ctx context.Context, o Options) ([]Archive, error) {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return nil, fmt.Errorf("making the images' cache: %w", err)
 	}
-	unlock, err := lock(filepath.Join(o.Cache, "lock"))
+	unlock, err := lock(ctx, filepath.Join(o.Cache, "lock"))
 	if err != nil {
 		return nil, err
 	}
@@ -143,14 +143,23 @@ func exists(file string) bool {
 	return err == nil
 }
 
-// lock keeps two runs from writing into one cache; it waits for the other.
-func lock(file string) (func(), error) {
+// lock keeps two runs from writing into one cache; it waits for the other until ctx ends.
+func lock(ctx context.Context, file string) (func(), error) {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("locking the images' cache: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", file, err), f.Close())
+	locked := make(chan error, 1)
+	// The system call cannot be called off: after ctx ended, it lasts as long as the other run or this process.
+	go func() { locked <- syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }()
+	select {
+	case <-ctx.Done():
+		go func() { <-locked; f.Close() }() // a lock that comes too late is let go again
+		return nil, fmt.Errorf("waiting for another run's lock on %s: %w", file, ctx.Err())
+	case err := <-locked:
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("locking %s: %w", file, err), f.Close())
+		}
 	}
 	return func() { f.Close() }, nil // nothing was written to it; closing lets the lock go
 }

@@ -78,11 +78,7 @@ func makeDNSTesting(ctx context.Context, w *workshop) ([]v1.Image, error) {
 		return nil, err
 	}
 	t.link("bin/sh", "/bin/dash")
-	dns, err := w.coreDNS(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return one(assemble(v1.Config{Cmd: []string{"bash"}}, tag(suite.GetE2EImage(suite.GlibcDnsTesting)), t, dns))
+	return one(assemble(v1.Config{Cmd: []string{"bash"}}, tag(suite.GetE2EImage(suite.GlibcDnsTesting)), t))
 }
 
 func makeNoNewPrivs(ctx context.Context, w *workshop) ([]v1.Image, error) {

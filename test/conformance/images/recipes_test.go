@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -192,6 +193,25 @@ func TestArchiveIsMadeOnce(t *testing.T) {
 			t.Errorf("with the key %s it was made %d times, want %d", step.key, calls, step.want)
 		}
 	}
+}
+
+func TestLockLetsOneRunIn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "lock")
+	unlock, err := lock(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := lock(ended, file); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second run that was called off: %v", err)
+	}
+	unlock()
+	again, err := lock(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
 }
 
 func TestLinksStayInTheSystem(t *testing.T) {
