@@ -99,8 +99,8 @@ func (t tree) account(file, line string) {
 	t[file] = n
 }
 
-// system is a skeleton with busybox under all its names. The shell is bash: busybox's drops variables of
-// the environment whose names are no identifiers, such as those that come of a ConfigMap's keys.
+// system is a skeleton with busybox under all its names, and bash. sh is a program that chooses between the
+// two shells, see programs/sh.
 func (w *workshop) system(ctx context.Context) (tree, sysroot, error) {
 	root, err := w.sysroot(ctx)
 	if err != nil {
@@ -122,6 +122,9 @@ func (w *workshop) system(ctx context.Context) (tree, sysroot, error) {
 	if err := root.installAs(t, "/bin/bash-static", "/bin/bash"); err != nil {
 		return nil, "", err
 	}
-	t.link("bin/sh", "/bin/bash")
-	return t, root, nil
+	shell, err := w.shell(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	return t, root, t.copy("bin/sh", shell)
 }

@@ -76,16 +76,25 @@ func (w *workshop) build(ctx context.Context, p program) (string, error) {
 
 // pause builds the program of pod sandboxes from skiff's own source, as skiff builds the one it carries.
 func (w *workshop) pause(ctx context.Context) (string, error) {
+	return w.compile(ctx, "pause", pauseSource(w.source), "-nostdlib", "-nostartfiles", "-ffreestanding",
+		"-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,-z,norelro")
+}
+
+// shell builds the program that chooses between two shells.
+func (w *workshop) shell(ctx context.Context) (string, error) {
+	return w.compile(ctx, "sh", filepath.Join(w.source, "images", "programs", "sh", "sh.c"))
+}
+
+// compile builds a program of C, linked statically, and returns its path.
+func (w *workshop) compile(ctx context.Context, name, source string, flags ...string) (string, error) {
 	dir := filepath.Join(w.cache, "programs")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	out := filepath.Join(dir, "pause")
-	cmd := exec.CommandContext(ctx, "gcc", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding",
-		"-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-Os", "-s", "-Wl,--build-id=none",
-		"-Wl,-z,noseparate-code", "-Wl,-z,norelro", "-o", out, pauseSource(w.source))
-	if _, err := output(cmd); err != nil {
-		return "", fmt.Errorf("building pause: %w", err)
+	out := filepath.Join(dir, name)
+	args := append([]string{"-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror", "-o", out, source}, flags...)
+	if _, err := output(exec.CommandContext(ctx, "gcc", args...)); err != nil {
+		return "", fmt.Errorf("building %s: %w", name, err)
 	}
 	return out, nil
 }
