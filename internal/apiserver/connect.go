@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"skiff.dev/skiff/internal/meta"
+	facts "skiff.dev/skiff/internal/node"
 	"skiff.dev/skiff/internal/resource"
 	"skiff.dev/skiff/internal/scheme"
 )
@@ -182,17 +183,9 @@ func (c *call) nodeOf(pod *corev1.Pod) (*corev1.Node, error) {
 	return item.Object.(*corev1.Node), nil
 }
 
-// addressOrder is which of a node's addresses are tried to reach its kubelet.
-var addressOrder = []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeHostName, corev1.NodeInternalDNS, corev1.NodeExternalDNS, corev1.NodeExternalIP}
-
 func (c *call) kubeletURL(node *corev1.Node) (*url.URL, error) {
-	port := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port)
-	for _, want := range addressOrder {
-		for _, a := range node.Status.Addresses {
-			if a.Type == want && port > 0 {
-				return &url.URL{Scheme: "https", Host: net.JoinHostPort(a.Address, strconv.Itoa(port))}, nil
-			}
-		}
+	if host, ok := facts.Kubelet(node); ok {
+		return &url.URL{Scheme: "https", Host: host}, nil
 	}
 	return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("node %s has not told yet where its kubelet can be reached", node.Name))
 }

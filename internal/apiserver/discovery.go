@@ -96,13 +96,6 @@ func (d *discovery) add(group string, all []*verbs.Resource) {
 	core.Items = append(core.Items, agg)
 }
 
-func verbsOf(i resource.Info) []string {
-	if i.Virtual {
-		return []string{"create"}
-	}
-	return []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
-}
-
 // A part is one subresource as discovery shows it.
 type part struct {
 	name  string
@@ -153,7 +146,7 @@ func plain(i resource.Info) []metav1.APIResource {
 	namespaced := i.Scope == resource.Namespaced
 	out := []metav1.APIResource{{
 		Name: n.Plural, SingularName: n.Singular, Namespaced: namespaced, Kind: n.Kind,
-		Verbs: verbsOf(i), ShortNames: n.Short, Categories: n.Categories,
+		Verbs: i.Verbs(), ShortNames: n.Short, Categories: n.Categories,
 	}}
 	for _, p := range partsOf(i) {
 		r := metav1.APIResource{Name: n.Plural + "/" + p.name, Namespaced: namespaced, Kind: p.kind.Kind, Verbs: p.verbs}
@@ -173,7 +166,7 @@ func aggregated(i resource.Info) discoveryv2.APIResourceDiscovery {
 	}
 	r := discoveryv2.APIResourceDiscovery{
 		Resource: n.Plural, SingularResource: n.Singular, Scope: scope, ResponseKind: responseKind(n.GVK()),
-		Verbs: verbsOf(i), ShortNames: n.Short, Categories: n.Categories,
+		Verbs: i.Verbs(), ShortNames: n.Short, Categories: n.Categories,
 	}
 	for _, p := range partsOf(i) {
 		r.Subresources = append(r.Subresources, discoveryv2.APISubresourceDiscovery{

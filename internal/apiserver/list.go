@@ -60,14 +60,21 @@ func writeItem(w http.ResponseWriter, r *http.Request, f form, kind schema.Group
 
 var newline = []byte{'\n'}
 
+// listMeta is the metadata of a list. What is not stored has no version.
+func listMeta(listed *verbs.Listed) metav1.ListMeta {
+	lm := metav1.ListMeta{Continue: listed.Continue, RemainingItemCount: listed.Remaining}
+	if listed.Rev > 0 {
+		lm.ResourceVersion = strconv.FormatInt(listed.Rev, 10)
+	}
+	return lm
+}
+
 // writeList answers with a list, put together from the kept encodings of its
 // items: nothing is encoded that was encoded before.
 func writeList(w http.ResponseWriter, r *http.Request, res *verbs.Resource, f form, listed *verbs.Listed) {
 	listKind := res.Info().Name.GVK()
 	listKind.Kind += "List"
-	lm := metav1.ListMeta{
-		ResourceVersion: strconv.FormatInt(listed.Rev, 10), Continue: listed.Continue, RemainingItemCount: listed.Remaining,
-	}
+	lm := listMeta(listed)
 	if f.media == scheme.Protobuf {
 		parts, err := protobufList(listKind, &lm, listed.Items)
 		finishList(w, r, f, parts, err)
@@ -166,10 +173,8 @@ func objectMeta(obj meta.Object) *metav1.ObjectMeta {
 func metadataList(listed *verbs.Listed) runtime.Object {
 	l := &metav1.PartialObjectMetadataList{
 		TypeMeta: metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "PartialObjectMetadataList"},
-		ListMeta: metav1.ListMeta{
-			ResourceVersion: strconv.FormatInt(listed.Rev, 10), Continue: listed.Continue, RemainingItemCount: listed.Remaining,
-		},
-		Items: make([]metav1.PartialObjectMetadata, len(listed.Items)),
+		ListMeta: listMeta(listed),
+		Items:    make([]metav1.PartialObjectMetadata, len(listed.Items)),
 	}
 	for i, item := range listed.Items {
 		l.Items[i] = *metadataOf(item.Object)

@@ -135,7 +135,7 @@ func (c *call) route() error {
 		return c.subresource()
 	}
 	one := c.inPath()
-	if virtual := c.res.Info().Virtual; virtual && (c.info.Verb != "create" || one) {
+	if !slices.Contains(c.res.Info().Verbs(), c.info.Verb) {
 		return errNoMethod
 	}
 	switch {

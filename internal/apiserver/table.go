@@ -3,7 +3,6 @@ package apiserver
 import (
 	"net/http"
 	"slices"
-	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -77,9 +76,7 @@ func cell(v any) any {
 
 func tableOf(res *verbs.Resource, listed *verbs.Listed, include metav1.IncludeObjectPolicy) *metav1.Table {
 	t := tableHead(res)
-	t.ListMeta = metav1.ListMeta{
-		ResourceVersion: strconv.FormatInt(listed.Rev, 10), Continue: listed.Continue, RemainingItemCount: listed.Remaining,
-	}
+	t.ListMeta = listMeta(listed)
 	t.Rows = make([]metav1.TableRow, len(listed.Items))
 	for i, item := range listed.Items {
 		t.Rows[i] = tableRow(res, item.Object, include)

@@ -4,12 +4,33 @@
 package node
 
 import (
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+// addressOrder is which of a node's addresses are tried to reach its kubelet.
+var addressOrder = []corev1.NodeAddressType{
+	corev1.NodeInternalIP, corev1.NodeHostName, corev1.NodeInternalDNS, corev1.NodeExternalDNS, corev1.NodeExternalIP,
+}
+
+// Kubelet returns host and port of the node's kubelet; ok is false until the
+// node has told them.
+func Kubelet(n *corev1.Node) (hostport string, ok bool) {
+	port := int(n.Status.DaemonEndpoints.KubeletEndpoint.Port)
+	for _, want := range addressOrder {
+		for _, a := range n.Status.Addresses {
+			if a.Type == want && port > 0 {
+				return net.JoinHostPort(a.Address, strconv.Itoa(port)), true
+			}
+		}
+	}
+	return "", false
+}
 
 // Tolerates reports whether t matches taint: same effect (or any), same key (or
 // any), and same value unless the operator is Exists.

@@ -35,6 +35,7 @@ type Any interface {
 	Held(obj meta.Object) bool
 	TTL(obj meta.Object) time.Duration
 	Answer(ctx context.Context, obj meta.Object) error
+	Observe(ctx context.Context, a Access, q Query) ([]meta.Object, error)
 	// ToHub and FromHub convert to and from the form in which the cache holds
 	// the objects; they are the identity but for an alias (see AliasOf).
 	ToHub(obj meta.Object) meta.Object
@@ -66,7 +67,8 @@ type Info struct {
 	HasStatus     bool
 	HasScale      bool
 	HasGrace      bool
-	Virtual       bool
+	Virtual       bool // nothing is stored
+	Observed      bool // virtual, and read instead of created
 	Upsert        bool
 	NeedsVersion  bool
 	HasGeneration bool
@@ -75,6 +77,24 @@ type Info struct {
 	Connects      []*Connect
 	Columns       []ColumnInfo
 	Indexes       []meta.Index
+}
+
+// The verbs that a resource can know, by what kind of resource it is.
+var (
+	storedVerbs   = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+	answeredVerbs = []string{"create"}
+	observedVerbs = []string{"get", "list"}
+)
+
+// Verbs are what can be done to objects of the resource, sorted; read-only.
+func (i Info) Verbs() []string {
+	switch {
+	case i.Observed:
+		return observedVerbs
+	case i.Virtual:
+		return answeredVerbs
+	}
+	return storedVerbs
 }
 
 // ColumnInfo is the head of a Column.

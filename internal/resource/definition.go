@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -99,6 +100,10 @@ type Definition[T meta.Object] struct {
 	TTL func(obj T) time.Duration
 	// Answer makes the kind virtual: nothing is stored, create answers.
 	Answer func(ctx context.Context, obj T) error
+	// Observe makes the kind virtual too, but to be read: its objects, made anew
+	// for each get and list, say what is seen of the cluster. It may return more
+	// than q asks for.
+	Observe func(ctx context.Context, a Access, q Query) ([]T, error)
 
 	// Upsert lets an update create what is not there.
 	Upsert bool
@@ -184,6 +189,12 @@ type Deletion[T meta.Object] struct {
 	// Hold says that obj must stay although no metadata.finalizers hold it
 	// (a namespace's spec.finalizers).
 	Hold func(obj T) bool
+}
+
+// A Query says which objects of a kind are read. Empty parts select all.
+type Query struct {
+	Namespace, Name string
+	Labels          labels.Selector
 }
 
 // Access is what a definition's functions may use of the running server.

@@ -48,7 +48,8 @@ func infoOf[T meta.Object](d *Definition[T]) Info {
 		Name: n, Scope: d.Scope, StoreKey: d.StoreKey, NameRule: d.NameRule,
 		HasStatus: d.Status != nil, HasScale: d.Scale != nil,
 		HasGrace: d.Deletion != nil && d.Deletion.Grace != nil,
-		Virtual:  d.Answer != nil, Upsert: d.Upsert, NeedsVersion: d.NeedsVersion,
+		Virtual:  d.Answer != nil || d.Observe != nil, Observed: d.Observe != nil,
+		Upsert: d.Upsert, NeedsVersion: d.NeedsVersion,
 		HasGeneration: d.Spec != nil,
 		Actions:       d.Actions, Connects: d.Connects, Indexes: d.Indexes,
 	}
@@ -200,6 +201,16 @@ func (e *erased[T]) TTL(obj meta.Object) time.Duration {
 
 func (e *erased[T]) Answer(ctx context.Context, obj meta.Object) error {
 	return e.d.Answer(ctx, obj.(T))
+}
+
+func (e *erased[T]) Observe(ctx context.Context, a Access, q Query) ([]meta.Object, error) {
+	seen, err := e.d.Observe(ctx, a, q)
+	objs := make([]meta.Object, len(seen))
+	for i, obj := range seen {
+		obj.GetObjectKind().SetGroupVersionKind(e.d.Name.GVK())
+		objs[i] = obj
+	}
+	return objs, err
 }
 
 func (e *erased[T]) ToHub(obj meta.Object) meta.Object   { return obj }

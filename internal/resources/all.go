@@ -17,6 +17,7 @@ import (
 	"skiff.dev/skiff/internal/resources/core"
 	"skiff.dev/skiff/internal/resources/discovery"
 	"skiff.dev/skiff/internal/resources/events"
+	"skiff.dev/skiff/internal/resources/metrics"
 	"skiff.dev/skiff/internal/resources/node"
 	"skiff.dev/skiff/internal/resources/rbac"
 	"skiff.dev/skiff/internal/resources/scheduling"
@@ -30,6 +31,7 @@ type Needs struct {
 	Rules      authz.RuleResolver
 	Services   core.ServiceConfig
 	Bind       func(ctx context.Context, b *corev1.Binding) error
+	Usage      metrics.Meter
 }
 
 // All returns every resource, in the order in which discovery shows them.
@@ -59,6 +61,8 @@ func All(n Needs) []resource.Any {
 		resource.Of(coordination.Lease),
 		resource.Of(discovery.EndpointSlice),
 		resource.AliasOf(coreEvents, events.New(events.DefaultTTL), events.ToCore, events.FromCore),
+		resource.Of(metrics.Nodes(n.Usage)),
+		resource.Of(metrics.Pods(n.Usage)),
 		resource.Of(node.RuntimeClass),
 		resource.Of(rbac.ClusterRole),
 		resource.Of(rbac.ClusterRoleBinding),

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
 // Known holds every kind that is compiled in. It is read-only.
@@ -22,6 +23,7 @@ var Unversioned = schema.GroupVersion{Version: "v1"}
 func build() *runtime.Scheme {
 	s := runtime.NewScheme()
 	utilruntime.Must(clientscheme.AddToScheme(s))
+	utilruntime.Must(metricsv1beta1.AddToScheme(s))
 	metav1.AddToGroupVersion(s, Unversioned)
 	utilruntime.Must(metav1.AddMetaToScheme(s))
 	return s

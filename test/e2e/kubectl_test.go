@@ -387,13 +387,41 @@ func (k *kubectl) questions() {
 	k.says(`(?m)^apps/v1$`, "api-versions")
 	k.fails(0, `Server Version: v1\.37`, "version") // an old one warns of the skew
 	k.says(`(?s)KIND: +Pod.*restartPolicy`, "explain", "pod.spec")
-	for _, what := range []string{"nodes", "pods"} {
-		k.fails(1, `^error: Metrics API not available\n$`, "top", what)
-	}
+	k.top()
 	k.says(`Kubernetes control plane.* is running at .*https://`, "cluster-info")
 	k.says(`^ok$`, "get", "--raw", "/readyz")
 	k.says(`^pod/once created\n$`, "run", "once", "--image="+cluster.Tools, "--restart=Never", "--", "true")
 	k.says(`(?m)^.*Started`, "events", "--for", "pod/tools")
+}
+
+// top looks at what a pod that works and one that sleeps use. Two answers are
+// fifteen seconds apart at least, so the one that works is given time first.
+func (k *kubectl) top() {
+	k.t.Helper()
+	k.ok("run", "busy", "--image="+cluster.Tools, "--labels=top=busy", "--", "sh", "-c", "while :; do :; done")
+	k.ok("wait", "--for=condition=Ready", "pod/busy", "--timeout=60s")
+	until := time.Now().Add(time.Minute)
+	for {
+		out, bad, code := k.try("", "top", "pod", "busy", "--no-headers")
+		if code == 0 {
+			k.match(`^busy +[1-9]\d+m +\d+Mi *\n$`, out, []string{"top", "pod", "busy"})
+			break
+		}
+		if !strings.Contains(bad, `pods.metrics.k8s.io "busy" not found`) || time.Now().After(until) {
+			k.t.Fatalf("top pod busy: exit code %d\n%s%s", code, out, bad)
+		}
+		time.Sleep(time.Second) // nobody tells when two looks are far enough apart
+	}
+	k.says(`(?s)^NAME +CPU\(cores\) +MEMORY\(bytes\) *\n.*busy +\d+m +\d+Mi.*tools +\d+m +\d+Mi`, "top", "pods")
+	k.says(`(?s)^NAME +CPU\(cores\) +MEMORY\(bytes\) *\nbusy +\d+m +\d+Mi *\n$`, "top", "pods", "-l", "top=busy")
+	k.says(`(?s)^POD +NAME +CPU\(cores\) +MEMORY\(bytes\) *\nbusy +busy +\d+m +\d+Mi *\n$`, "top", "pods", "--containers", "-l", "top=busy")
+	k.says(`(?m)^`+k.namespace+` +busy +\d+m +\d+Mi`, "top", "pods", "-A")
+	k.says(`(?s)^NAME +CPU\(cores\) +CPU.*\nnode +\d+m +\d+% +\d+Mi +\d+% *\n$`, "top", "nodes")
+	k.fails(0, `^No resources found in `+k.namespace+` namespace.\n$`, "top", "pods", "-l", "top=none")
+	k.fails(1, `^Error from server \(NotFound\): pods.metrics.k8s.io "none" not found\n$`, "top", "pod", "none")
+	k.fails(1, `^Error from server \(NotFound\): nodes.metrics.k8s.io "none" not found\n$`, "top", "node", "none")
+	k.says(`(?s)^NAME +CPU +MEMORY +WINDOW *\nbusy +\d+\S* +\d+Ki +`, "get", "pods.metrics.k8s.io", "busy")
+	k.ok("delete", "pod", "busy", "--now")
 }
 
 func (k *kubectl) delete() {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -168,19 +169,24 @@ func (d describer) paths(paths object, root string) {
 		params = append(params, pathParameter("namespace"))
 	}
 	post := d.operation("post", kind, own, own)
-	if d.i.Virtual {
+	if d.i.Virtual && !d.i.Observed {
 		paths[collection] = object{"post": post, "parameters": params}
 		return
 	}
 	list := d.known(listKind(kind))
+	if d.i.Scope == resource.Namespaced {
+		paths[root+"/"+d.i.Name.Plural] = object{"get": d.operation("list", kind, nil, list)}
+	}
+	one := append(slices.Clone(params), pathParameter("name"))
+	if d.i.Observed {
+		paths[collection] = object{"get": d.operation("list", kind, nil, list), "parameters": params}
+		paths[collection+"/{name}"] = object{"get": d.operation("get", kind, nil, own), "parameters": one}
+		return
+	}
 	paths[collection] = object{
 		"get": d.operation("list", kind, nil, list), "post": post,
 		"delete": d.operation("deletecollection", kind, d.model(optionsKind("DeleteOptions"), &metav1.DeleteOptions{}), list), "parameters": params,
 	}
-	if d.i.Scope == resource.Namespaced {
-		paths[root+"/"+d.i.Name.Plural] = object{"get": d.operation("list", kind, nil, list)}
-	}
-	one := append(params, pathParameter("name"))
 	paths[collection+"/{name}"] = object{
 		"get": d.operation("get", kind, nil, own), "put": d.operation("put", kind, own, own),
 		"patch": d.operation("patch", kind, d.model(optionsKind("Patch"), &metav1.Patch{}), own),

@@ -58,6 +58,9 @@ func (o *ListOptions) selects() bool {
 
 // List returns the objects of a namespace ("" for all) as of one instant.
 func (r *Resource) List(ctx context.Context, namespace string, opts ListOptions) (*Listed, error) {
+	if r.info.Observed {
+		return r.observe(ctx, namespace, opts)
+	}
 	if opts.Continue != "" {
 		return r.listPage(ctx, namespace, opts)
 	}

@@ -52,6 +52,9 @@ const future = 3 * time.Second
 // Get returns one object. With resourceVersion "" the read is linearizable;
 // "0" is whatever the cache has; others wait until the cache is as new.
 func (r *Resource) Get(ctx context.Context, key meta.Key, resourceVersion string) (*watchcache.Item, error) {
+	if r.info.Observed {
+		return r.observeOne(ctx, key)
+	}
 	if err := r.reach(ctx, resourceVersion); err != nil {
 		return nil, err
 	}

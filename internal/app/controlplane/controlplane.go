@@ -23,6 +23,7 @@ import (
 	"skiff.dev/skiff/internal/apiserver/authz/node"
 	"skiff.dev/skiff/internal/apiserver/authz/rbac"
 	"skiff.dev/skiff/internal/apiserver/request"
+	"skiff.dev/skiff/internal/apiserver/usage"
 	"skiff.dev/skiff/internal/apiserver/verbs"
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/client/inprocess"
@@ -94,6 +95,7 @@ func Start(ctx context.Context, cfg Config) (*ControlPlane, error) {
 	cp.Authorizer = authz.Union{authz.Superuser{}, nodes, cp.rbac}
 	all := resources.All(resources.Needs{
 		Tokens: tokens, Issuer: issuer, Authorizer: cp.Authorizer, Rules: cp.rbac, Services: cfg.Services, Bind: cp.bind,
+		Usage: usage.New(cfg.Nodes),
 	})
 	cp.Engine, err = verbs.Open(ctx, verbs.Config{
 		Store: cfg.Store, Resources: all, VerifyImmutability: cfg.VerifyImmutability,

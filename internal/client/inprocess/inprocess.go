@@ -6,6 +6,7 @@ package inprocess
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -54,6 +55,9 @@ func (t *Transport) enterAs(ctx context.Context, info *request.Info, ref client.
 	res, ok := t.engine.Resource(ref.GroupVersionResource)
 	if !ok {
 		return nil, nil, apierrors.NewNotFound(ref.GroupResource(), ref.Name)
+	}
+	if ref.Subresource == "" && !slices.Contains(res.Info().Verbs(), info.Verb) {
+		return nil, nil, apierrors.NewMethodNotSupported(ref.GroupResource(), info.Verb)
 	}
 	return request.WithInfo(request.WithUser(ctx, t.user), info), res, nil
 }

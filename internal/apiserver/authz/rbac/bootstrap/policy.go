@@ -28,6 +28,7 @@ type Policy struct {
 func Default() *Policy {
 	p := &Policy{}
 	p.userRoles()
+	p.metricsRole()
 	p.discoveryRoles()
 	p.componentRoles()
 	p.nodeRoles()

@@ -2,13 +2,16 @@ package bootstrap
 
 import "skiff.dev/skiff/internal/apiserver/request"
 
+// aggregateTo is the label, up to the role's name, that adds a role to another.
+const aggregateTo = "rbac.authorization.k8s.io/aggregate-to-"
+
 // userRoles are the roles meant for people: cluster-admin, and the three that
 // aggregate others, so that those who add kinds can add to them.
 func (p *Policy) userRoles() {
 	p.clusterRole("cluster-admin", can("*").on("*", "*"), can("*").at("*"))
 	p.bindCluster("cluster-admin", "cluster-admin", group(request.GroupMasters))
 
-	const to = "rbac.authorization.k8s.io/aggregate-to-"
+	const to = aggregateTo
 	p.aggregate("admin", to+"admin")
 	p.aggregate("edit", to+"edit").Labels[to+"admin"] = "true"
 	p.aggregate("view", to+"view").Labels[to+"edit"] = "true"
@@ -48,6 +51,15 @@ func (p *Policy) userRoles() {
 		can(read).on("networking.k8s.io", "ingresses ingresses/status networkpolicies"),
 		can(read).on("resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates"),
 	).Labels[to+"view"] = "true"
+}
+
+// metricsRole lets who may view pods see what they use: that of metrics-server,
+// whose API the server answers itself.
+func (p *Policy) metricsRole() {
+	r := p.clusterRole("system:aggregated-metrics-reader", can(read).on("metrics.k8s.io", "pods nodes"))
+	for _, to := range []string{"view", "edit", "admin"} {
+		r.Labels[aggregateTo+to] = "true"
+	}
 }
 
 // discoveryRoles are what everybody may see, and ask about themselves.
