@@ -11,6 +11,7 @@ package overlay
 import (
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -155,13 +156,17 @@ type Forward struct {
 	To  netip.Addr
 }
 
+// errNotYet says that the cluster does not know yet where this node is: usual
+// while it starts for the first time.
+var errNotYet = errors.New("has no InternalIP or no pod CIDR yet")
+
 // Desired decides what the node named self needs. Peers without addresses or
 // pod CIDRs have none to reach yet. An error names what cannot be had.
 func Desired(c Config, self string, peers []Peer) (State, error) {
 	var s State
 	i := slices.IndexFunc(peers, func(p Peer) bool { return p.Name == self })
 	if i < 0 || len(peers[i].IPs) == 0 || len(peers[i].PodCIDRs) == 0 {
-		return s, fmt.Errorf("node %s has no InternalIP or no pod CIDR yet", self)
+		return s, fmt.Errorf("node %s %w", self, errNotYet)
 	}
 	me := peers[i]
 	s.Masquerade = masquerade(c, me, peers)

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -334,12 +335,14 @@ func TestRun(t *testing.T) {
 		bare.Spec.PodCIDRs = nil
 		src, k, links := &fakeSource{nodes: []*corev1.Node{bare}}, &recorder{refuse: 2}, make(chan struct{})
 		done := make(chan error)
+		var told bytes.Buffer
 		go func() {
-			done <- Run(ctx, Default(), "node1", src, k, links, slog.New(slog.DiscardHandler))
+			done <- Run(ctx, Default(), "node1", src, k, links, slog.New(slog.NewTextHandler(&told, nil)))
 		}()
+		time.Sleep(time.Minute)
 		synctest.Wait()
-		if len(k.states) != 0 {
-			t.Errorf("applied %d states before the node had pod CIDRs", len(k.states))
+		if len(k.states) != 0 || told.Len() > 0 {
+			t.Errorf("applied %d states before the node had pod CIDRs, and told: %s", len(k.states), told.String())
 		}
 		src.nodes = []*corev1.Node{node(1), node(2)}
 		src.changed()
@@ -347,6 +350,9 @@ func TestRun(t *testing.T) {
 		synctest.Wait()
 		if len(k.states) != 3 {
 			t.Errorf("applied %d times, want 3: two were refused", len(k.states))
+		}
+		if n := strings.Count(told.String(), "Not all nodes can be reached"); n != 2 {
+			t.Errorf("two failures are told %d times: %s", n, told.String())
 		}
 		links <- struct{}{}
 		synctest.Wait()

@@ -76,6 +76,10 @@ func Run(ctx context.Context, c Config, self string, src Source, k Applier, link
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, errNotYet) {
+			log.Debug("The node has no place in the network yet", "err", err)
+			continue // it will be told of, as every change of a node
+		}
 		if err != nil {
 			log.Warn("Not all nodes can be reached", "err", err, "retryAfter", wait)
 			retry.Reset(wait)
