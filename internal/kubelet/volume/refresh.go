@@ -95,9 +95,13 @@ func (m *Manager) refresh(ctx context.Context, uid types.UID) {
 		v.fails = 0
 		return
 	}
+	if v.ending {
+		return // what it uses goes as well, as with a whole namespace
+	}
 	v.fails++
 	v.due = time.Now().Add(min(refreshRetryMin<<min(v.fails, 10), refreshRetryMax))
-	if v.fails == 1 && ctx.Err() == nil {
+	// The first failure may be the first thing heard of the pod's end.
+	if v.fails == 2 && ctx.Err() == nil {
 		m.Log.Warn("volumes are not up to date", "namespace", v.pod.Namespace, "pod", v.pod.Name, "err", err)
 	}
 }
@@ -107,15 +111,15 @@ func hasFiles(vol *v1.Volume) bool {
 }
 
 // update takes over the newest labels and annotations of a pod, which files of
-// the downward API may show. Pods without such files cost nothing.
+// the downward API may show, and whether it is being deleted.
 func (m *Manager) update(ctx context.Context, pod *v1.Pod) {
-	if !usesFields(pod) {
-		return
-	}
 	m.mu.Lock()
 	v := m.pods[pod.UID]
+	if v != nil && pod.DeletionTimestamp != nil {
+		v.ending = true
+	}
 	m.mu.Unlock()
-	if v == nil {
+	if v == nil || !usesFields(pod) {
 		return
 	}
 	select {

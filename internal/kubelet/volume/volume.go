@@ -75,9 +75,10 @@ type podVolumes struct {
 	tokens map[tokenKey]token
 
 	// Below, guarded by the Manager's mu.
-	dirty bool      // an object or the pod has changed
-	due   time.Time // when a token is to be renewed or a failed refresh tried again
-	fails int       // failed refreshes in a row
+	dirty  bool      // an object or the pod has changed
+	due    time.Time // when a token is to be renewed or a failed refresh tried again
+	fails  int       // failed refreshes in a row
+	ending bool      // the pod is being deleted, and maybe all it uses with it
 }
 
 // New returns a manager; Run keeps what it mounts current.

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"io/fs"
 	"log/slog"
@@ -328,6 +329,48 @@ func TestLiveUpdates(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// A pod that is deleted together with its namespace loses what its volumes show
+// while its containers end: no reason to warn anybody.
+func TestRefreshOfAnEndingPod(t *testing.T) {
+	for name, c := range map[string]struct {
+		deleted bool
+		wants   int
+	}{"staying": {false, 1}, "ending": {true, 0}} {
+		w := newWorld()
+		w.setConfig("cm", "k", "1")
+		m, p := newManager(t, w, table{mount.NewFake()}), podWith(configMap("cm"))
+		var told bytes.Buffer
+		m.Log = slog.New(slog.NewTextHandler(&told, nil))
+		synctest.Test(t, func(t *testing.T) {
+			w.pods = make(chan *v1.Pod)
+			m.wake = make(chan struct{}, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { m.Run(ctx); close(done) }()
+			if err := m.Mount(ctx, p); err != nil {
+				t.Fatal(err)
+			}
+			w.mu.Lock()
+			delete(w.configMaps, "cm")
+			w.mu.Unlock()
+			w.changed["u1"]()
+			synctest.Wait()
+			if c.deleted { // which is heard of a little later
+				now := metav1.Now()
+				p = p.DeepCopy()
+				p.DeletionTimestamp = &now
+				w.pods <- p
+			}
+			time.Sleep(time.Hour)
+			cancel()
+			<-done
+		})
+		if n := strings.Count(told.String(), "volumes are not up to date"); n != c.wants {
+			t.Errorf("%s: warned %d times, want %d: %s", name, n, c.wants, told.String())
+		}
+	}
 }
 
 func TestKeepsVolumesWhileAPIIsDown(t *testing.T) {
