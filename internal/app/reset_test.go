@@ -138,19 +138,52 @@ func TestResetLeavesAnotherNamespaceAlone(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "data")
 	leaveBehind(t, dir, netip.MustParseAddr("10.96.0.10"))
-	if err := os.WriteFile(filepath.Join(dir, "node-network.json"), []byte(`{"netns":1,"clusterDNS":"10.96.0.10"}`), 0o600); err != nil {
+	other := exec.Command("cat")
+	other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	hold, err := other.StdinPipe() // while this is open, cat waits
+	if err != nil {
 		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	open, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", other.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	var ns unix.Stat_t
+	if err := unix.Fstat(int(open.Fd()), &ns); err != nil {
+		t.Fatal(err)
+	}
+	record := fmt.Sprintf(`{"netns":%d,"clusterDNS":"10.96.0.10"}`, ns.Ino)
+	if err := os.WriteFile(filepath.Join(dir, "node-network.json"), []byte(record), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	untouched := func() bool {
+		addrs, err := net.InterfaceAddrs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(addrs, func(a net.Addr) bool { return strings.HasPrefix(a.String(), "10.96.0.10/") })
 	}
 	r := reset{dataDir: dir, yes: true, out: &bytes.Buffer{}}
 	if err := r.run(t.Context()); err == nil || !strings.Contains(err.Error(), "another network namespace") {
 		t.Errorf("error %v", err)
 	}
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
+	if !untouched() || !exists(dir) {
+		t.Error("touched what may be another's")
+	}
+	// A namespace that nobody is in and that has no name is gone, though it is
+	// held: it takes with it what the node has put there.
+	if err := errors.Join(hold.Close(), other.Wait()); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.ContainsFunc(addrs, func(a net.Addr) bool { return strings.HasPrefix(a.String(), "10.96.0.10/") }) || !exists(dir) {
-		t.Errorf("touched what may be another's; addresses %v", addrs)
+	if err := r.run(t.Context()); err != nil {
+		t.Errorf("after the namespace has gone: %v", err)
+	}
+	if !untouched() || exists(dir) {
+		t.Error("the data directory is still there, or what is another's is not")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -61,7 +62,7 @@ var ErrElsewhere = errors.New("the node of this data directory ran in another ne
 // CleanupNetwork removes what the node of a data directory has put into the
 // calling thread's network namespace: tables, routes, links, addresses, and
 // the CNI's files. The pods must be gone. It may be repeated, and does nothing
-// where no node has run.
+// where no node has run, or where the node's namespace is there no more.
 func CleanupNetwork(ctx context.Context, dataDir string) error {
 	data, err := os.ReadFile(filepath.Join(dataDir, leftoversFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -79,7 +80,10 @@ func CleanupNetwork(ctx context.Context, dataDir string) error {
 		return err
 	}
 	if ns != left.NetNS {
-		return ErrElsewhere
+		if there, err := canEnter(left.NetNS); there || err != nil {
+			return errors.Join(ErrElsewhere, err)
+		}
+		return nil // gone, and with it what was in it
 	}
 	n := &Node{Config: Config{DataDir: dataDir}}
 	errs := []error{n.cleanupRules(ctx)}
@@ -89,6 +93,34 @@ func CleanupNetwork(ctx context.Context, dataDir string) error {
 		errs = append(errs, dns.Unbind([]netip.Addr{left.ClusterDNS}))
 	}
 	return errors.Join(errs...)
+}
+
+// canEnter reports whether a network namespace, by its inode, has a process in it
+// or a name in some mount namespace. One that has neither has been deleted, also
+// if an open file or a dying socket still keeps the kernel from freeing it. Only
+// processes that can be seen from here count.
+func canEnter(netNS uint64) (bool, error) {
+	want := fmt.Sprintf("net:[%d]", netNS)
+	threads, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
+	if err != nil {
+		return false, err
+	}
+	searched := map[string]bool{}
+	for _, t := range threads {
+		if in, err := os.Readlink(filepath.Join(t, "ns/net")); err == nil && in == want {
+			return true, nil
+		}
+		mounts, err := os.Readlink(filepath.Join(t, "ns/mnt"))
+		if err != nil || searched[mounts] {
+			continue // ended since, or looked into
+		}
+		searched[mounts] = true
+		info, err := os.ReadFile(filepath.Join(t, "mountinfo"))
+		if err == nil && strings.Contains(string(info), " "+want+" ") {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (n *Node) cleanupRules(ctx context.Context) error {
