@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -35,12 +34,11 @@ type without map[string]string
 
 // The reasons that several flags share.
 const (
-	reasonHealthOnly = "only health is served on this port, to everybody"
-	reasonWorkers    = "controllers choose their own number of workers"
-	reasonGates      = "there are no feature gates to set"
-	reasonLogging    = "logs go to standard error; see --log-level"
-	reasonPush       = "changes are followed as they happen; nothing is done by the clock"
-	reasonClient     = "the client limits nothing and speaks protobuf"
+	reasonWorkers = "controllers choose their own number of workers"
+	reasonGates   = "there are no feature gates to set"
+	reasonLogging = "logs go to standard error; see --log-level"
+	reasonPush    = "changes are followed as they happen; nothing is done by the clock"
+	reasonClient  = "the client limits nothing and speaks protobuf"
 )
 
 var withoutEverywhere = without{
@@ -75,16 +73,14 @@ type component struct {
 	master     string
 	logLevel   string
 	verbosity  int
-	bind       string
-	port       int
-	certFile   string
-	keyFile    string
-	lead       leaderelection.Config
-	ignored    without
+	port
+	measured
+	lead    leaderelection.Config
+	ignored without
 }
 
-func newComponent(name string, port int, ignored without) *component {
-	c := &component{name: name, port: port, bind: "0.0.0.0", logLevel: "info", ignored: without{}}
+func newComponent(name string, number int, ignored without) *component {
+	c := &component{name: name, port: port{number: number, bind: "0.0.0.0"}, logLevel: "info", ignored: without{}}
 	for _, w := range []without{withoutEverywhere, ignored} {
 		for flag, reason := range w {
 			c.ignored[flag] = reason
@@ -124,13 +120,6 @@ func (c *component) clientFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.master, "master", "", "URL of the API server, instead of the kubeconfig's")
 }
 
-func (c *component) serveFlags(f *pflag.FlagSet) {
-	f.StringVar(&c.bind, "bind-address", c.bind, "address on which health is served")
-	f.IntVar(&c.port, "secure-port", c.port, "port on which health is served over HTTPS; 0 for none")
-	f.StringVar(&c.certFile, "tls-cert-file", "", "certificate to serve (default: one made for this run)")
-	f.StringVar(&c.keyFile, "tls-private-key-file", "", "key of --tls-cert-file")
-}
-
 func (c *component) leaderFlags(f *pflag.FlagSet) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -157,7 +146,7 @@ func (c *component) restConfig() (*rest.Config, error) {
 		return nil, fmt.Errorf("--kubeconfig: %w", err)
 	}
 	cfg.QPS = -1
-	return cfg, nil
+	return c.counting(cfg), nil
 }
 
 // open returns a client; closing it ends its caches.
@@ -185,7 +174,7 @@ func (c *component) runLeading(ctx context.Context, cl *client.Client, lead func
 		}
 		g.Go(func() error { return events.Run(ctx) })
 	}
-	g.Go(func() error { return c.serveHealth(ctx, nil) })
+	g.Go(func() error { return c.servePort(ctx, cl) })
 	g.Go(func() error {
 		if elector == nil {
 			return lead(ctx, func(t client.Transport) client.Transport { return t })
@@ -199,28 +188,9 @@ func (c *component) runLeading(ctx context.Context, cl *client.Client, lead func
 	return err
 }
 
-// serveHealth answers /healthz, /livez and /readyz over HTTPS until ctx ends.
-// healthy is nil for a process that is healthy while it runs.
-func (c *component) serveHealth(ctx context.Context, healthy func() error) error {
-	if c.port == 0 {
-		<-ctx.Done()
-		return nil
-	}
-	cert, err := c.certificate()
-	if err != nil {
-		return err
-	}
-	address := net.JoinHostPort(c.bind, strconv.Itoa(c.port))
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("health cannot be served on %s (choose another port): %w", address, err)
-	}
-	return serveUntil(ctx, tls.NewListener(l, &tls.Config{
-		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert}, NextProtos: []string{"h2", "http/1.1"},
-	}), healthHandler(healthy))
-}
-
-func healthHandler(healthy func() error) http.Handler {
+// healthHandler answers /healthz, /livez and /readyz; healthy is nil for a
+// process that is healthy while it runs.
+func healthHandler(healthy func() error) *http.ServeMux {
 	mux := http.NewServeMux()
 	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {

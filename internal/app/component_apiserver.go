@@ -172,7 +172,7 @@ func (a *apiServer) run(ctx context.Context, _ *pflag.FlagSet) error {
 		return err
 	}
 	config.Store = s.store
-	if s.cp, err = startPlane(ctx, config); err != nil {
+	if s.cp, err = startPlane(ctx, observe.NewRegistry(), config); err != nil {
 		return err
 	}
 	s.onClose(s.cp.Close)

@@ -145,6 +145,7 @@ func (o *kubeletOptions) run(ctx context.Context, f *pflag.FlagSet) error {
 			ClusterDNS: dns, ClusterDomain: o.cfg.ClusterDomain, RuntimeEndpoint: o.cfg.RuntimeEndpoint,
 			MaxPods: o.cfg.MaxPods, Labels: labelsOf(o.cfg.NodeLabels), Taints: o.cfg.NodeTaints,
 			KubeletOnly: true, KubeletDir: o.cfg.DataDir, StaticPodPath: o.staticPods, Progress: progress, Log: slog.Default(),
+			Metrics: o.registry(),
 		})
 	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
@@ -222,7 +223,7 @@ func (o *kubeletOptions) signed(ctx context.Context, m member, progress *observe
 	if err != nil {
 		return nil, err
 	}
-	id := &identity{rest: j.RESTConfig("kubelet"), serving: j.GetCertificate, cas: j.CAs(), run: j.run, close: j.close}
+	id := &identity{rest: o.counting(j.RESTConfig("kubelet")), serving: j.GetCertificate, cas: j.CAs(), run: j.run, close: j.close}
 	if o.clientCA != "" {
 		if id.cas, err = o.clientCAs(nil); err != nil {
 			return nil, err

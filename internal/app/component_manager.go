@@ -67,8 +67,7 @@ func kubeControllerManagerCommand() *cobra.Command {
 
 func managerWithout() without {
 	w := without{
-		"authentication-kubeconfig": reasonHealthOnly, "authorization-kubeconfig": reasonHealthOnly,
-		"authorization-always-allow-paths": reasonHealthOnly, "client-ca-file": reasonHealthOnly, "requestheader-client-ca-file": reasonHealthOnly,
+		"requestheader-client-ca-file":     "requests by way of the API server are not taken",
 		"service-account-private-key-file": "tokens are made by the API server when they are asked for",
 		"node-monitor-period":              reasonPush, "resource-quota-sync-period": reasonPush, "namespace-sync-period": reasonPush,
 		"min-resync-period": reasonPush, "pvclaimbinder-sync-period": reasonPush, "controller-start-interval": reasonPush,
@@ -273,8 +272,10 @@ func (m *manager) runAll(ctx context.Context, p controllers.Deps, of *accounts, 
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return events.Run(ctx) })
+	measure := controller.NewMetrics(m.registry())
 	for _, c := range all {
 		if m.wants(c.Name()) {
+			c.Measure(measure)
 			g.Go(func() error { return c.Run(ctx) })
 		}
 	}

@@ -19,12 +19,14 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"skiff.dev/skiff/internal/app/node"
+	"skiff.dev/skiff/internal/observe"
 	"skiff.dev/skiff/internal/proxy"
 )
 
 const (
-	proxyHealthPort = 10256
-	masqueradeBit   = 14
+	proxyHealthPort  = 10256
+	proxyMetricsPort = 10249
+	masqueradeBit    = 14
 )
 
 // kubeProxy is what `skiff kube-proxy` is told.
@@ -36,6 +38,7 @@ type kubeProxy struct {
 	name          string
 	nodeIP        string
 	health        string
+	numbers       string // where metrics are served
 	nodePorts     []string
 	masqueradeAll bool
 	masqueradeBit int
@@ -47,11 +50,12 @@ func kubeProxyCommand() *cobra.Command {
 	p := &kubeProxy{component: newComponent("kube-proxy", 0, without{
 		"iptables-sync-period": gone, "iptables-min-sync-period": gone, "ipvs-sync-period": gone, "ipvs-scheduler": gone,
 		"ipvs-min-sync-period": gone, "ipvs-strict-arp": gone, "iptables-masquerade-bit": gone,
-		"config-sync-period": reasonPush, "metrics-bind-address": "there is no metrics endpoint",
-		"oom-score-adj": "the process keeps the one it was started with", "proxy-port-range": "no ports are opened",
+		"config-sync-period": reasonPush,
+		"oom-score-adj":      "the process keeps the one it was started with", "proxy-port-range": "no ports are opened",
 		"conntrack-max-per-core": "the kernel's own limits stay", "conntrack-min": "the kernel's own limits stay",
 		"conntrack-tcp-timeout-established": "the kernel's own limits stay", "conntrack-tcp-timeout-close-wait": "the kernel's own limits stay",
-	}), mode: "nftables", health: "0.0.0.0:" + strconv.Itoa(proxyHealthPort), masqueradeBit: masqueradeBit}
+	}), mode: "nftables", health: "0.0.0.0:" + strconv.Itoa(proxyHealthPort), masqueradeBit: masqueradeBit,
+		numbers: "127.0.0.1:" + strconv.Itoa(proxyMetricsPort)}
 	return p.command("Make Services reachable on a node, as upstream's kube-proxy", p.flags, p.run)
 }
 
@@ -63,6 +67,7 @@ func (p *kubeProxy) flags(f *pflag.FlagSet) {
 	f.StringVar(&p.name, "hostname-override", "", "name of the node (default: the host's name)")
 	f.StringVar(&p.nodeIP, "bind-address", "", "address of the node (default: that of the default route)")
 	f.StringVar(&p.health, "healthz-bind-address", p.health, "where health is served over HTTP; empty for nowhere")
+	f.StringVar(&p.numbers, "metrics-bind-address", p.numbers, "where metrics are served over HTTP, to everybody; empty for nowhere")
 	f.StringSliceVar(&p.nodePorts, "nodeport-addresses", nil, `networks whose addresses answer on node ports, or "primary" (default: the node's address)`)
 	f.BoolVar(&p.masqueradeAll, "masquerade-all", false, "masquerade everything that goes to a cluster IP")
 	f.IntVar(&p.masqueradeBit, "nftables-masquerade-bit", p.masqueradeBit, "bit of the packet mark that asks for masquerading")
@@ -98,7 +103,10 @@ func (p *kubeProxy) run(ctx context.Context, f *pflag.FlagSet) error {
 	var synced atomic.Bool
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.serveHTTP(ctx, &synced) })
-	g.Go(func() error { return node.RunProxy(ctx, c, facts, nft, func() { synced.Store(true) }) })
+	g.Go(func() error { return p.serveMetrics(ctx) })
+	g.Go(func() error {
+		return node.RunProxy(ctx, c, facts, nft, proxy.NewMetrics(p.registry()), func() { synced.Store(true) })
+	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -121,6 +129,20 @@ func (p *kubeProxy) serveHTTP(ctx context.Context, synced *atomic.Bool) error {
 		}
 		return nil
 	}))
+}
+
+// serveMetrics is for a network that only the node itself is in, as upstream's.
+func (p *kubeProxy) serveMetrics(ctx context.Context) error {
+	if p.numbers == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", p.numbers)
+	if err != nil {
+		return fmt.Errorf("metrics cannot be served on %s (see --metrics-bind-address): %w", p.numbers, err)
+	}
+	mux := healthHandler(nil)
+	mux.Handle("GET /metrics", observe.MetricsPage(p.registry()))
+	return serveUntil(ctx, l, mux)
 }
 
 // node is what the proxy has to know of its node.
@@ -206,6 +228,7 @@ func (p *kubeProxy) load(f *pflag.FlagSet) error {
 	set("hostname-override", &p.name, c.HostnameOverride)
 	set("bind-address", &p.nodeIP, c.BindAddress)
 	set("healthz-bind-address", &p.health, c.HealthzBindAddress)
+	set("metrics-bind-address", &p.numbers, c.MetricsBindAddress)
 	if len(c.NodePortAddresses) > 0 && !f.Changed("nodeport-addresses") {
 		p.nodePorts = c.NodePortAddresses
 	}

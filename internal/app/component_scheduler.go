@@ -20,9 +20,8 @@ const schedulerPort = 10259
 
 func kubeSchedulerCommand() *cobra.Command {
 	c := newComponent("kube-scheduler", schedulerPort, without{
-		"authentication-kubeconfig": reasonHealthOnly, "authorization-kubeconfig": reasonHealthOnly,
-		"authorization-always-allow-paths": reasonHealthOnly, "client-ca-file": reasonHealthOnly,
-		"requestheader-client-ca-file": reasonHealthOnly, "authentication-tolerate-lookup-failure": reasonHealthOnly,
+		"requestheader-client-ca-file":           "requests by way of the API server are not taken",
+		"authentication-tolerate-lookup-failure": "nothing is looked up",
 		"pod-max-in-unschedulable-pods-duration": reasonPush,
 	})
 	var file string
@@ -42,7 +41,7 @@ func kubeSchedulerCommand() *cobra.Command {
 		}
 		defer closer()
 		return c.runLeading(ctx, cl, func(ctx context.Context, fenced fence) error {
-			return runSchedulerOn(ctx, client.New(fenced(cl.Transport)), cfg)
+			return runSchedulerOn(ctx, client.New(fenced(cl.Transport)), scheduler.Config{Configuration: cfg, Registry: c.registry()})
 		})
 	})
 }
@@ -93,9 +92,10 @@ func (c *component) leaderFrom(f *pflag.FlagSet, l *baseconfig.LeaderElectionCon
 	}
 }
 
-func runSchedulerOn(ctx context.Context, cl *client.Client, cfg *configv1.KubeSchedulerConfiguration) error {
+func runSchedulerOn(ctx context.Context, cl *client.Client, cfg scheduler.Config) error {
 	events := client.NewRecorder(cl, "default-scheduler", "")
-	sched, err := scheduler.New(cl, scheduler.Config{Configuration: cfg, Events: events})
+	cfg.Events = events
+	sched, err := scheduler.New(cl, cfg)
 	if err != nil {
 		return err
 	}

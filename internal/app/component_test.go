@@ -140,13 +140,36 @@ func TestComponents(t *testing.T) {
 	p.run(kubeControllerManagerCommand(), "--kubeconfig="+p.kubeconfig("manager", pki.ControllerManager()), "--use-service-account-credentials",
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", managerHealth), "--allocate-node-cidrs", "--cluster-cidr=10.244.0.0/16",
 		"--cluster-signing-cert-file="+p.file("pki/ca.crt"), "--cluster-signing-key-file="+p.file("pki/ca.key"),
-		"--service-account-private-key-file="+p.file("pki/sa.key"), "--root-ca-file="+p.file("pki/ca.crt"), "--controllers=*,-token-cleaner")
-	p.run(kubeSchedulerCommand(), "--kubeconfig="+p.kubeconfig("scheduler", pki.Scheduler()), "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", schedulerHealth))
+		"--service-account-private-key-file="+p.file("pki/sa.key"), "--root-ca-file="+p.file("pki/ca.crt"), "--controllers=*,-token-cleaner",
+		"--client-ca-file="+p.file("pki/ca.crt"))
+	p.run(kubeSchedulerCommand(), "--kubeconfig="+p.kubeconfig("scheduler", pki.Scheduler()), "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", schedulerHealth),
+		"--client-ca-file="+p.file("pki/ca.crt"), "--authentication-kubeconfig="+p.file("scheduler.kubeconfig"), "--authorization-kubeconfig="+p.file("scheduler.kubeconfig"))
 	p.addNode(admin)
 	p.deploy(admin, 2)
-	for _, port := range []int{managerHealth, schedulerHealth} {
-		if body := healthOf(t, port); body != "ok" {
-			t.Errorf("health on %d: %q", port, body)
+	for port, wants := range map[int][]string{
+		managerHealth: {`workqueue_adds_total{name="deployment`, `workqueue_depth{name="replicaset`,
+			`workqueue_work_duration_seconds_bucket{name="endpointslice`, `rest_client_requests_total{code="201",host="127.0.0.1:`, "kubernetes_build_info{"},
+		schedulerHealth: {`scheduler_schedule_attempts_total{profile="default-scheduler",result="scheduled"} 2`,
+			`scheduler_scheduling_attempt_duration_seconds_count{`, `scheduler_pending_pods{queue="active"} 0`, `rest_client_request_duration_seconds_bucket{`},
+	} {
+		for _, path := range []string{"/healthz", "/livez", "/readyz"} {
+			if code, body := p.ask(port, path, nil); code != http.StatusOK || body != "ok" {
+				t.Errorf("%s on %d: %d %q", path, port, code, body)
+			}
+		}
+		if code, body := p.ask(port, "/metrics", nil); code != http.StatusUnauthorized {
+			t.Errorf("metrics without a credential: %d %s", code, body)
+		}
+		code, body := p.ask(port, "/metrics", &pki.Identity{User: "nobody"})
+		if want := `forbidden: User \"nobody\" cannot get path \"/metrics\"`; code != http.StatusForbidden || !strings.Contains(body, want) {
+			t.Errorf("metrics without the right: %d %s", code, body)
+		}
+		id := pki.Admin()
+		code, body = p.ask(port, "/metrics", &id)
+		for _, want := range wants {
+			if code != http.StatusOK || !strings.Contains(body, want) {
+				t.Errorf("%d: %d, no %s in\n%s", port, code, want, body)
+			}
 		}
 	}
 }
@@ -227,20 +250,30 @@ func (p *parts) deploy(c *client.Client, replicas int32) {
 	})
 }
 
-func healthOf(t *testing.T, port int) string {
-	t.Helper()
-	hc := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // made for the run
+// ask asks for a path of a component's port, with a certificate of that identity
+// if there is one.
+func (p *parts) ask(port int, path string, id *pki.Identity) (int, string) {
+	p.t.Helper()
+	config := &tls.Config{InsecureSkipVerify: true} //nolint:gosec // made for the run
+	if id != nil {
+		pair, err := p.ca.CA.Issue(pki.Request{Identity: *id, Usage: pki.Client})
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{*pair.TLS()}
+	}
+	hc := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 	defer hc.CloseIdleConnections()
-	resp, err := hc.Get(fmt.Sprintf("https://127.0.0.1:%d/healthz", port))
+	resp, err := hc.Get(fmt.Sprintf("https://127.0.0.1:%d%s", port, path))
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	return string(body)
+	return resp.StatusCode, string(body)
 }
 
 func TestComponentFlags(t *testing.T) {

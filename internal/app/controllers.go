@@ -115,21 +115,14 @@ func (s *server) runControllers(ctx context.Context, f fence) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return events.Run(ctx) })
+	measure := controller.NewMetrics(s.metrics)
 	for _, c := range all {
+		c.Measure(measure)
 		g.Go(func() error { return c.Run(ctx) })
 	}
 	return g.Wait()
 }
 
 func (s *server) runScheduler(ctx context.Context, f fence) error {
-	c := client.New(f(s.component("kube-scheduler")))
-	events := client.NewRecorder(c, "default-scheduler", "")
-	sched, err := scheduler.New(c, scheduler.Config{Events: events})
-	if err != nil {
-		return err
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return events.Run(ctx) })
-	g.Go(func() error { return sched.Run(ctx) })
-	return g.Wait()
+	return runSchedulerOn(ctx, client.New(f(s.component("kube-scheduler"))), scheduler.Config{Registry: s.metrics})
 }

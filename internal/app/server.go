@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -62,6 +63,7 @@ type server struct {
 	serving    *pki.Rotator
 	kubelets   *pki.Rotator
 	cp         *controlplane.ControlPlane
+	metrics    *prometheus.Registry
 	http       *http.Server
 	closers    []func()
 }
@@ -241,7 +243,8 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.cp, err = startPlane(ctx, controlplane.Config{
+	s.metrics = observe.NewRegistry()
+	s.cp, err = startPlane(ctx, s.metrics, controlplane.Config{
 		Store: s.store, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain,
 		ServiceAccountKey: s.cluster.ServiceAccountKey,
 		ClientCAs:         s.cluster.CA.Pool(), FrontProxyCAs: s.cluster.FrontProxyCA.Pool(),
@@ -258,9 +261,9 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 	return err
 }
 
-// startPlane starts a control plane that tells of itself at /metrics.
-func startPlane(ctx context.Context, cfg controlplane.Config) (*controlplane.ControlPlane, error) {
-	registry := observe.NewRegistry()
+// startPlane starts a control plane that shows what the registry holds, and
+// tells of itself, at /metrics.
+func startPlane(ctx context.Context, registry *prometheus.Registry, cfg controlplane.Config) (*controlplane.ControlPlane, error) {
 	cfg.Metrics = apiserver.NewMetrics(registry)
 	cfg.Pages = map[string]http.Handler{"/metrics": observe.MetricsPage(registry)}
 	cp, err := controlplane.Start(ctx, cfg)

@@ -18,6 +18,7 @@ type queue struct {
 	waiting delays
 	timer   *time.Timer
 	wake    chan struct{} // holds one token per possible piece of work, at most one
+	measure *measure
 }
 
 // state is what the queue knows of a key; it is forgotten when there is
@@ -26,6 +27,7 @@ type state struct {
 	queued, working, again bool
 	failures               int
 	due                    *delay
+	since                  time.Time // queued or working
 }
 
 // The back-off after failures doubles from minBackoff to maxBackoff.
@@ -53,8 +55,9 @@ func (q *queue) add(key meta.Key) {
 	case s.working:
 		s.again = true
 	default:
-		s.queued = true
+		s.queued, s.since = true, time.Now()
 		q.ready = append(q.ready, key)
+		q.measure.added()
 		q.signal()
 	}
 }
@@ -67,6 +70,7 @@ func (q *queue) AddAfter(key meta.Key, d time.Duration) {
 	if s.queued {
 		return
 	}
+	q.measure.delayed()
 	at := time.Now().Add(d)
 	if s.due != nil && s.due.at.Before(at) {
 		return
@@ -85,7 +89,9 @@ func (q *queue) Get(ctx context.Context) (key meta.Key, ok bool) {
 			key = q.ready[0]
 			q.ready = q.ready[1:]
 			s := q.states[key]
-			s.queued, s.working = false, true
+			now := time.Now()
+			q.measure.began(now.Sub(s.since))
+			s.queued, s.working, s.since = false, true, now
 			if len(q.ready) > 0 {
 				q.signal()
 			}
@@ -107,6 +113,7 @@ func (q *queue) Done(key meta.Key, failed bool) {
 	q.mu.Lock()
 	s := q.states[key]
 	s.working = false
+	q.measure.done(time.Since(s.since))
 	again := s.again
 	s.again = false
 	if failed {

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -50,6 +51,8 @@ type Config struct {
 	Pulls image.PullConfig
 	Logs  logs.Config
 	Log   *slog.Logger
+	// Registry takes the metrics; nil for none.
+	Registry prometheus.Registerer
 }
 
 // Kubelet runs the pods of one node.
@@ -61,6 +64,7 @@ type Kubelet struct {
 	prober      *probe.Manager
 	images      *image.Store // of the runtime
 	sources     *objects
+	metrics     *metrics
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -75,6 +79,10 @@ func New(c Config) *Kubelet {
 	k := &Kubelet{
 		Config: c, workers: map[types.UID]*worker{},
 		waiting: map[string]*v1.Pod{}, mirrors: map[string]*v1.Pod{},
+	}
+	k.metrics = newMetrics(k)
+	if c.Registry != nil {
+		c.Registry.MustRegister(k.metrics)
 	}
 	k.sources = newObjects(c.Client, c.Layout, c.Node.Name)
 	k.images = image.NewStore(image.Config{

@@ -25,6 +25,7 @@ type worker struct {
 	uid    types.UID
 	name   string // namespace/name
 	static bool
+	came   time.Time // when the kubelet first saw the pod
 
 	mu      sync.Mutex
 	pod     *v1.Pod // as wanted
@@ -41,6 +42,7 @@ type worker struct {
 	messages map[string]string // termination messages by instance
 	removed  bool              // the API was asked to delete the pod
 	trouble  int               // failed looks at the runtime in a row
+	started  bool              // the pod has run, or had before it came
 }
 
 // flight is an action on its way.
@@ -52,8 +54,9 @@ type flight struct {
 
 func newWorker(k *Kubelet, pod *v1.Pod, gone bool, evicted *podsync.Eviction) *worker {
 	return &worker{
-		k: k, uid: pod.UID, name: fullName(pod), static: isStatic(pod),
-		pod: pod, gone: gone, evicted: evicted, wake: make(chan struct{}, 1),
+		k: k, uid: pod.UID, name: fullName(pod), static: isStatic(pod), came: time.Now(),
+		started: pod.Status.Phase != v1.PodPending && pod.Status.Phase != "",
+		pod:     pod, gone: gone, evicted: evicted, wake: make(chan struct{}, 1),
 		memory: podsync.NewMemory(), eyes: newObserver(k.Runtime, pod.UID),
 		flights: map[string]*flight{}, landed: make(chan *flight), messages: map[string]string{},
 	}
@@ -230,6 +233,10 @@ func (w *worker) report(pod *v1.Pod, seen podsync.Seen, plan podsync.Plan, evict
 		Pod: pod, Seen: seen, Plan: plan, Memory: w.memory, Evicted: evicted, Messages: w.messages,
 		HostIPs: w.k.HostIPs(), Runtime: w.k.runtimeName, Now: now,
 	})
+	if !w.started && next.Phase == v1.PodRunning {
+		w.started = true
+		w.k.metrics.started(now.Sub(w.came))
+	}
 	remove := plan.Stage == podsync.Stopped && pod.DeletionTimestamp != nil
 	w.mu.Lock()
 	same := w.status != nil && !w.static && equality.Semantic.DeepEqual(w.pod.Status, next)

@@ -72,7 +72,9 @@ type Config struct {
 	Conntrack Conntrack
 	// HealthChecks serves health check node ports; nil to serve none.
 	HealthChecks *HealthChecks
-	Log          *slog.Logger
+	// Metrics, if set, is told of every Sync.
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // Proxy keeps a node's service routing up to date.
@@ -122,6 +124,7 @@ func (p *Proxy) changed(keys []Key) {
 		p.pending[k] = true
 	}
 	p.mu.Unlock()
+	p.cfg.Metrics.pending()
 	p.poke()
 }
 
@@ -181,7 +184,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 		update.Node = node
 		p.compute(&update, keys)
-		if err := p.cfg.Backend.Sync(ctx, update); err != nil {
+		began := time.Now()
+		err := p.cfg.Backend.Sync(ctx, update)
+		p.cfg.Metrics.synced(began, err)
+		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -415,8 +416,8 @@ func TestRunFollowsTheSourceAndRetries(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		svc := service("svc1", "10.96.0.1")
 		src := newFakeSource(svc, slice(svc, 8080, "10.244.0.5"))
-		k := &flaky{refuse: 3}
-		p := New(Config{Source: src, Backend: NFTables(testConfig, k), Node: testNode, Log: slog.New(slog.DiscardHandler)})
+		k, registry := &flaky{refuse: 3}, prometheus.NewRegistry()
+		p := New(Config{Source: src, Backend: NFTables(testConfig, k), Node: testNode, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(registry)})
 		done := make(chan error)
 		go func() { done <- p.Run(ctx) }()
 		check := func(when string, node Node, objects ...any) {
@@ -447,6 +448,18 @@ func TestRunFollowsTheSourceAndRetries(t *testing.T) {
 		check("after the node changed", other, svc, two)
 		src.set(Key{Namespace: "ns1", Name: "svc1"}, nil)
 		check("after the service went", other)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts := map[string]float64{}
+		for _, f := range families {
+			m := f.GetMetric()[0]
+			counts[f.GetName()] = m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+		if counts["kubeproxy_sync_proxy_rules_duration_seconds"] != 7 || counts["kubeproxy_sync_proxy_rules_nftables_sync_failures_total"] != 3 {
+			t.Errorf("metrics after 3 failures and 4 changes: %v", counts)
+		}
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)

@@ -26,6 +26,7 @@ import (
 	"skiff.dev/skiff/internal/kubelet/stats"
 	"skiff.dev/skiff/internal/kubelet/volume"
 	"skiff.dev/skiff/internal/mount"
+	"skiff.dev/skiff/internal/observe"
 )
 
 // KubeletServer is how the kubelet's API is served. Who may use it is asked of
@@ -65,12 +66,13 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 		},
 		HostIPs: func() []string { return []string{n.IP.String()} },
 		Layout:  l, StaticPodPath: n.StaticPodPath, MaxPods: n.MaxPods,
-		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log,
+		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log, Registry: n.Metrics,
 	})
 	if err := groups.Follow(k.Pods); err != nil {
 		return err
 	}
 	pages := stats.New(stats.Config{Node: n.Name, Tree: tree, Groups: groups, Runtime: n.cri, Pods: k.Pods, Layout: l, Log: n.Log}).Handlers()
+	pages["/metrics"] = observe.MetricsPage(n.Metrics)
 	g.Go(func() error { return n.serveKubelet(ctx, k, l, pages) })
 	return k.Run(ctx)
 }

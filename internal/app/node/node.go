@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"skiff.dev/skiff/internal/client"
@@ -49,6 +50,9 @@ type Config struct {
 
 	Progress *observe.Progress
 	Log      *slog.Logger
+	// Metrics are shown at the kubelet's /metrics; nil for a registry of the
+	// node's own.
+	Metrics *prometheus.Registry
 }
 
 // Node is a running node.
@@ -70,6 +74,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	if cfg.StaticPodPath == "" {
 		cfg.StaticPodPath = filepath.Join(cfg.DataDir, "manifests")
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = observe.NewRegistry()
 	}
 	n := &Node{Config: cfg, events: client.NewRecorder(cfg.Client, "kubelet", cfg.Name)}
 	if err := n.record(); err != nil {

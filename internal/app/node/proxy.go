@@ -16,7 +16,7 @@ import (
 // RunProxy runs the service proxy alone, as upstream's kube-proxy, in the
 // calling thread's network namespace until ctx ends. synced is called once the
 // kernel serves what there was. It reads Services and EndpointSlices only.
-func RunProxy(ctx context.Context, c *client.Client, node proxy.Node, nft proxy.NFTConfig, synced func()) error {
+func RunProxy(ctx context.Context, c *client.Client, node proxy.Node, nft proxy.NFTConfig, metrics *proxy.Metrics, synced func()) error {
 	var s services
 	var err error
 	if s.services, err = client.For[*corev1.Service](c).Cache(ctx, servicesByAddress); err != nil {
@@ -35,7 +35,7 @@ func RunProxy(ctx context.Context, c *client.Client, node proxy.Node, nft proxy.
 		return fmt.Errorf("opening connection tracking: %w", err)
 	}
 	defer conntrack.Close()
-	p := proxy.New(proxy.Config{Source: proxySource{s}, Backend: proxy.NFTables(nft, kernel), Node: node, Conntrack: conntrack, Log: slog.Default()})
+	p := proxy.New(proxy.Config{Source: proxySource{s}, Backend: proxy.NFTables(nft, kernel), Node: node, Conntrack: conntrack, Metrics: metrics, Log: slog.Default()})
 	told := make(chan struct{})
 	ctx, stop := context.WithCancel(ctx)
 	go func() {

@@ -37,6 +37,7 @@ func (n *Node) runServices(ctx context.Context, g *errgroup.Group) error {
 		Backend:   proxy.NFTables(n.proxyConfig(), kernel),
 		Node:      proxy.Node{Name: n.Name, PodCIDRs: n.ClusterCIDRs, NodePortAddresses: []netip.Addr{n.IP}},
 		Conntrack: conntrack,
+		Metrics:   proxy.NewMetrics(n.Metrics),
 		Log:       n.Log,
 	})
 	return p.Run(ctx)

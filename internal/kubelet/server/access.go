@@ -2,30 +2,19 @@ package server
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff.dev/skiff/internal/client"
+	"skiff.dev/skiff/internal/client/review"
 )
 
 // User is who sent a request.
-type User struct {
-	Name, UID string
-	Groups    []string
-	Extra     map[string][]string
-}
+type User = review.User
 
 // ErrUnauthenticated means that a request has no valid credential.
-var ErrUnauthenticated = errors.New("no valid credential")
+var ErrUnauthenticated = review.ErrUnauthenticated
 
 // Access decides who a client is and what it may do.
 type Access interface {
@@ -35,142 +24,18 @@ type Access interface {
 	Authorize(ctx context.Context, user User, verb, subresource string) (bool, error)
 }
 
-const authenticatedGroup = "system:authenticated"
-
-// How long the API's answers are used, as upstream's kubelet does.
-const (
-	allowedFor  = 5 * time.Minute
-	deniedFor   = 30 * time.Second
-	tokenFor    = 2 * time.Minute
-	maxRemember = 1000
-)
-
-// Reviews is Access by the API server's answers: client certificates are
-// verified by the TLS handshake, tokens by TokenReview, and what a user may do
-// is asked by SubjectAccessReview.
+// Reviews is Access by the API server's answers.
 type Reviews struct {
-	client *client.Client
-	node   string
-
-	mu     sync.Mutex
-	tokens map[string]remembered[User]
-	access map[string]remembered[bool]
-}
-
-type remembered[T any] struct {
-	value T
-	until time.Time
+	*review.Reviews
+	node string
 }
 
 // NewReviews returns the Access of a node that asks through c.
-func NewReviews(c *client.Client, node string) *Reviews {
-	return &Reviews{client: c, node: node, tokens: map[string]remembered[User]{}, access: map[string]remembered[bool]{}}
-}
-
-// recall returns an answer that still holds.
-func recall[T any](m map[string]remembered[T], key string, now time.Time) (T, bool) {
-	e, ok := m[key]
-	return e.value, ok && now.Before(e.until)
-}
-
-// keep remembers an answer, and forgets old ones before there are too many.
-func keep[T any](m map[string]remembered[T], key string, value T, until, now time.Time) {
-	if len(m) >= maxRemember {
-		for k, e := range m {
-			if !now.Before(e.until) {
-				delete(m, k)
-			}
-		}
-		if len(m) >= maxRemember {
-			clear(m)
-		}
-	}
-	m[key] = remembered[T]{value, until}
-}
-
-// Authenticate implements Access.
-func (a *Reviews) Authenticate(r *http.Request) (User, error) {
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		subject := r.TLS.VerifiedChains[0][0].Subject
-		if subject.CommonName == "" {
-			return User{}, ErrUnauthenticated
-		}
-		return User{Name: subject.CommonName, Groups: append(slices.Clone(subject.Organization), authenticatedGroup)}, nil
-	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	token = strings.TrimSpace(token)
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return User{}, ErrUnauthenticated
-	}
-	return a.review(r.Context(), token)
-}
-
-func (a *Reviews) review(ctx context.Context, token string) (User, error) {
-	now := time.Now()
-	a.mu.Lock()
-	user, ok := recall(a.tokens, token, now)
-	a.mu.Unlock()
-	if ok {
-		return user, nil
-	}
-	got, err := a.client.Create(ctx, client.Ref{GroupVersionResource: authenticationv1.SchemeGroupVersion.WithResource("tokenreviews")},
-		&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
-	if err != nil {
-		return User{}, fmt.Errorf("asking the API about a token: %w", err)
-	}
-	answer, ok := got.(*authenticationv1.TokenReview)
-	if !ok {
-		return User{}, fmt.Errorf("asking the API about a token, it answered with a %T", got)
-	}
-	if !answer.Status.Authenticated {
-		return User{}, ErrUnauthenticated
-	}
-	u := answer.Status.User
-	user = User{Name: u.Username, UID: u.UID, Groups: u.Groups, Extra: map[string][]string{}}
-	for k, v := range u.Extra {
-		user.Extra[k] = v
-	}
-	a.mu.Lock()
-	keep(a.tokens, token, user, now.Add(tokenFor), now)
-	a.mu.Unlock()
-	return user, nil
-}
+func NewReviews(c *client.Client, node string) *Reviews { return &Reviews{review.New(c), node} }
 
 // Authorize implements Access.
 func (a *Reviews) Authorize(ctx context.Context, user User, verb, subresource string) (bool, error) {
-	now := time.Now()
-	key := fmt.Sprintf("%q %q %q %q %q %q", user.Name, user.UID, user.Groups, user.Extra, verb, subresource)
-	a.mu.Lock()
-	allowed, ok := recall(a.access, key, now)
-	a.mu.Unlock()
-	if ok {
-		return allowed, nil
-	}
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: user.Name, UID: user.UID, Groups: user.Groups,
+	return a.Allowed(ctx, user, authorizationv1.SubjectAccessReviewSpec{
 		ResourceAttributes: &authorizationv1.ResourceAttributes{Version: "v1", Resource: "nodes", Name: a.node, Verb: verb, Subresource: subresource},
-	}}
-	if len(user.Extra) > 0 {
-		review.Spec.Extra = map[string]authorizationv1.ExtraValue{}
-		for k, v := range user.Extra {
-			review.Spec.Extra[k] = v
-		}
-	}
-	got, err := a.client.Create(ctx, client.Ref{GroupVersionResource: authorizationv1.SchemeGroupVersion.WithResource("subjectaccessreviews")}, review, metav1.CreateOptions{})
-	if err != nil {
-		return false, fmt.Errorf("asking the API about access: %w", err)
-	}
-	answer, isReview := got.(*authorizationv1.SubjectAccessReview)
-	if !isReview {
-		return false, fmt.Errorf("asking the API about access, it answered with a %T", got)
-	}
-	allowed = answer.Status.Allowed && !answer.Status.Denied
-	until := now.Add(deniedFor)
-	if allowed {
-		until = now.Add(allowedFor)
-	}
-	a.mu.Lock()
-	keep(a.access, key, allowed, until, now)
-	a.mu.Unlock()
-	return allowed, nil
+	})
 }
