@@ -162,11 +162,9 @@ type clusterWatch struct {
 	ctx     context.Context // the stream's
 	cancel  context.CancelFunc
 	ch      clientv3.WatchChan
-	poke    chan struct{}
 	closing sync.Once
 
-	mu       sync.Mutex
-	progress bool
+	progress *progress
 }
 
 func (c *cluster) watch(ctx context.Context, key, end []byte, start int64) (store.Watcher, error) {
@@ -177,7 +175,7 @@ func (c *cluster) watch(ctx context.Context, key, end []byte, start int64) (stor
 	defer stopTimer()
 	release := context.AfterFunc(deadline, cancel)
 	opts := []clientv3.OpOption{clientv3.WithRange(string(end)), clientv3.WithRev(start), clientv3.WithFragment(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify()}
-	w := &clusterWatch{c: c, ctx: stream, cancel: cancel, poke: make(chan struct{}, 1)}
+	w := &clusterWatch{c: c, ctx: stream, cancel: cancel, progress: newProgress()}
 	w.ch = c.client.Watch(stream, string(key), opts...)
 	var created clientv3.WatchResponse
 	select {
@@ -207,7 +205,7 @@ func (w *clusterWatch) Next(ctx context.Context) (store.Batch, error) {
 			return store.Batch{}, err
 		}
 		var retry <-chan time.Time
-		if w.wanted() {
+		if w.progress.wanted.Load() {
 			// etcd drops the request while the watch lags, so it is repeated.
 			if err := w.askProgress(ctx); err != nil {
 				return store.Batch{}, err
@@ -220,7 +218,7 @@ func (w *clusterWatch) Next(ctx context.Context) (store.Batch, error) {
 				continue // "created" of a stream that was opened anew
 			}
 			return w.batch(ctx, resp, ok)
-		case <-w.poke:
+		case <-w.progress.poke:
 		case <-retry:
 		case <-ctx.Done():
 		case <-w.ctx.Done():
@@ -269,18 +267,10 @@ func (w *clusterWatch) batch(ctx context.Context, resp clientv3.WatchResponse, o
 		return store.Batch{}, translate("watching etcd", err)
 	}
 	if len(resp.Events) == 0 {
-		w.mu.Lock()
-		w.progress = false
-		w.mu.Unlock()
+		w.progress.told()
 		return store.Batch{Rev: resp.Header.Revision}, nil
 	}
 	return toEvents(resp.Events), nil
-}
-
-func (w *clusterWatch) wanted() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.progress
 }
 
 // RequestProgress implements store.Watcher.
@@ -288,13 +278,7 @@ func (w *clusterWatch) RequestProgress(ctx context.Context) error {
 	if err := w.ended(ctx); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	w.progress = true
-	w.mu.Unlock()
-	select {
-	case w.poke <- struct{}{}:
-	default:
-	}
+	w.progress.ask()
 	return nil
 }
 

@@ -22,16 +22,14 @@ type memberWatch struct {
 	m      *member
 	past   past
 	stream mvcc.WatchStream
-	poke   chan struct{} // progress was requested
 	done   chan struct{} // closed by Close
 
-	mu       sync.Mutex
-	progress bool
+	progress *progress
 	closing  sync.Once
 }
 
 func (m *member) watch(ctx context.Context, key, end []byte, start int64) (store.Watcher, error) {
-	w := &memberWatch{m: m, stream: m.srv.Watchable().NewWatchStream(), poke: make(chan struct{}, 1), done: make(chan struct{})}
+	w := &memberWatch{m: m, stream: m.srv.Watchable().NewWatchStream(), progress: newProgress(), done: make(chan struct{})}
 	w.past = past{key: string(key), end: string(end), next: start, last: start - 1}
 	if len(end) == 1 && end[0] == 0 {
 		end = []byte{} // the stream's notation for a range without an end
@@ -66,13 +64,13 @@ func (w *memberWatch) Next(ctx context.Context) (store.Batch, error) {
 		}
 		// Everything sent is read: a notice asked for now is not lost.
 		var retry <-chan time.Time
-		if w.wanted() && !w.stream.RequestProgressAll() {
+		if w.progress.wanted.Load() && !w.stream.RequestProgressAll() {
 			retry = time.After(resync)
 		}
 		select {
 		case resp, ok := <-w.stream.Chan():
 			return w.batch(resp, ok)
-		case <-w.poke:
+		case <-w.progress.poke:
 		case <-retry:
 		case <-ctx.Done():
 		case <-w.done:
@@ -104,9 +102,7 @@ func (w *memberWatch) batch(resp mvcc.WatchResponse, ok bool) (store.Batch, erro
 	case resp.CompactRevision != 0:
 		return store.Batch{}, store.ErrCompacted
 	case len(resp.Events) == 0:
-		w.mu.Lock()
-		w.progress = false
-		w.mu.Unlock()
+		w.progress.told()
 		return store.Batch{Rev: resp.Revision}, nil
 	}
 	// Where the past ends the stream may have begun already.
@@ -120,24 +116,12 @@ func (w *memberWatch) batch(resp mvcc.WatchResponse, ok bool) (store.Batch, erro
 	return toEvents(events), nil
 }
 
-func (w *memberWatch) wanted() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.progress
-}
-
 // RequestProgress implements store.Watcher.
 func (w *memberWatch) RequestProgress(ctx context.Context) error {
 	if err := w.ended(ctx); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	w.progress = true
-	w.mu.Unlock()
-	select {
-	case w.poke <- struct{}{}:
-	default:
-	}
+	w.progress.ask()
 	return nil
 }
 

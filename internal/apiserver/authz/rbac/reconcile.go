@@ -24,86 +24,78 @@ func protected(o metav1.Object) bool {
 	return o.GetAnnotations()[rbacv1.AutoUpdateAnnotationKey] == "false"
 }
 
+// object is a pointer to one of the four kinds.
+type object[T any] interface {
+	*T
+	metav1.Object
+	DeepCopy() *T
+}
+
+// reconcile returns what to write so that have, nil if there is none, has the
+// labels and annotations of want and what grow adds; grow reports whether that
+// was anything.
+func reconcile[T any, P object[T]](want, have P, grow func(P) bool) (P, Step) {
+	if have == nil {
+		return want, Create
+	}
+	if protected(have) {
+		return have, Keep
+	}
+	out := P(have.DeepCopy())
+	changed := addMeta(out, want)
+	if grow(out) || changed {
+		return out, Update
+	}
+	return have, Keep
+}
+
 // ReconcileClusterRole returns the cluster role to write so that have (nil if
 // there is none) allows at least what want does, and carries its labels and
 // annotations. Rules that were added by people stay.
 func ReconcileClusterRole(want, have *rbacv1.ClusterRole) (*rbacv1.ClusterRole, Step) {
-	if have == nil {
-		return want, Create
-	}
-	if protected(have) {
-		return have, Keep
-	}
-	out := have.DeepCopy()
-	changed := addMeta(out, want)
-	if want.AggregationRule != nil {
-		changed = addSelectors(out, want.AggregationRule) || changed
-	} else {
-		changed = addRules(&out.Rules, want.Rules) || changed
-	}
-	return result(have, out, changed)
+	return reconcile(want, have, func(out *rbacv1.ClusterRole) bool {
+		if want.AggregationRule != nil {
+			return addSelectors(out, want.AggregationRule)
+		}
+		return addRules(&out.Rules, want.Rules)
+	})
 }
 
 // ReconcileRole does the same for a role.
 func ReconcileRole(want, have *rbacv1.Role) (*rbacv1.Role, Step) {
-	if have == nil {
-		return want, Create
-	}
-	if protected(have) {
-		return have, Keep
-	}
-	out := have.DeepCopy()
-	changed := addMeta(out, want)
-	changed = addRules(&out.Rules, want.Rules) || changed
-	return result(have, out, changed)
+	return reconcile(want, have, func(out *rbacv1.Role) bool { return addRules(&out.Rules, want.Rules) })
 }
 
 // ReconcileClusterRoleBinding returns the binding to write so that have binds
 // at least the subjects of want to want's role.
 func ReconcileClusterRoleBinding(want, have *rbacv1.ClusterRoleBinding) (*rbacv1.ClusterRoleBinding, Step) {
-	if have == nil {
-		return want, Create
-	}
-	if protected(have) {
-		return have, Keep
-	}
-	if have.RoleRef != want.RoleRef {
-		out := want.DeepCopy()
-		addMeta(out, have)
-		addSubjects(&out.Subjects, have.Subjects)
-		return out, Recreate
-	}
-	out := have.DeepCopy()
-	changed := addMeta(out, want)
-	changed = addSubjects(&out.Subjects, want.Subjects) || changed
-	return result(have, out, changed)
+	return reconcileBinding(want, have, func(b *rbacv1.ClusterRoleBinding) (rbacv1.RoleRef, *[]rbacv1.Subject) {
+		return b.RoleRef, &b.Subjects
+	})
 }
 
 // ReconcileRoleBinding does the same in a namespace.
 func ReconcileRoleBinding(want, have *rbacv1.RoleBinding) (*rbacv1.RoleBinding, Step) {
-	if have == nil {
-		return want, Create
-	}
-	if protected(have) {
-		return have, Keep
-	}
-	if have.RoleRef != want.RoleRef {
-		out := want.DeepCopy()
-		addMeta(out, have)
-		addSubjects(&out.Subjects, have.Subjects)
-		return out, Recreate
-	}
-	out := have.DeepCopy()
-	changed := addMeta(out, want)
-	changed = addSubjects(&out.Subjects, want.Subjects) || changed
-	return result(have, out, changed)
+	return reconcileBinding(want, have, func(b *rbacv1.RoleBinding) (rbacv1.RoleRef, *[]rbacv1.Subject) {
+		return b.RoleRef, &b.Subjects
+	})
 }
 
-func result[T any](have, out T, changed bool) (T, Step) {
-	if changed {
-		return out, Update
+func reconcileBinding[T any, P object[T]](want, have P, parts func(P) (rbacv1.RoleRef, *[]rbacv1.Subject)) (P, Step) {
+	role, wanted := parts(want)
+	if have != nil && !protected(have) {
+		if was, subjects := parts(have); was != role {
+			out := P(want.DeepCopy())
+			addMeta(out, have)
+			_, all := parts(out)
+			addSubjects(all, *subjects)
+			return out, Recreate
+		}
 	}
-	return have, Keep
+	return reconcile(want, have, func(out P) bool {
+		_, subjects := parts(out)
+		return addSubjects(subjects, *wanted)
+	})
 }
 
 // addMeta gives o the labels and annotations of want; values of o win, but for
