@@ -63,6 +63,7 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 		Node: config.Node{
 			Name: n.Name, ClusterDNS: n.dnsServers(), ClusterDomain: n.ClusterDomain, ResolvConf: resolvConf,
 			Allocatable: report.Allocatable, MemoryBytes: memoryBytes(), MinOOMScoreAdj: minOOMScoreAdj(),
+			OOMGroup: tree.Version() == cgroup.V2,
 		},
 		HostIPs: func() []string { return []string{n.IP.String()} },
 		Layout:  l, StaticPodPath: n.StaticPodPath, MaxPods: n.MaxPods,

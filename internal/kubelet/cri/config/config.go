@@ -36,6 +36,9 @@ type Node struct {
 	// CPUQuotaPeriod in microseconds, 100000 by default.
 	CPUQuotaPeriod int64
 	AppArmor       bool // the host's kernel enforces it
+	// OOMGroup has a container killed as a whole when it runs out of memory. The
+	// kernel can do so where cgroups are of version 2.
+	OOMGroup bool
 	// SeccompUnconfined turns the runtime's default profile off for pods that
 	// ask for none.
 	SeccompUnconfined bool

@@ -195,6 +195,19 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// TestOOMGroup has containers killed as a whole where the kernel can.
+func TestOOMGroup(t *testing.T) {
+	b, _ := newBuilder(t)
+	p := testPod()
+	if got := b.Resources(p, &p.Spec.Containers[0]).Unified; len(got) > 0 {
+		t.Errorf("where cgroups are of version 1 the runtime is told %v", got)
+	}
+	b.Node.OOMGroup = true
+	if got := b.Resources(p, &p.Spec.Containers[0]).Unified["memory.oom.group"]; got != "1" {
+		t.Errorf("memory.oom.group is %q", got)
+	}
+}
+
 func TestHosts(t *testing.T) {
 	b, _ := newBuilder(t)
 	p := testPod()

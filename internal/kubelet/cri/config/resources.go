@@ -39,6 +39,9 @@ func (b *Builder) Resources(p *v1.Pod, c *v1.Container) *runtimeapi.LinuxContain
 	if limit := c.Resources.Limits.Cpu(); !limit.IsZero() {
 		out.CpuPeriod, out.CpuQuota = b.quota(limit)
 	}
+	if b.Node.OOMGroup {
+		out.Unified = map[string]string{"memory.oom.group": "1"}
+	}
 	return out
 }
 
