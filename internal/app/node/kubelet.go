@@ -53,6 +53,9 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
+	if err := groups.Limit(report.ForPods()); err != nil {
+		return err
+	}
 	objs := objects.New(n.Client, n.Name, n.Log)
 	defer objs.Close()
 	volumes := volume.New(volume.Config{Layout: l, Mounter: mount.New(), Objects: objs, Log: n.Log,

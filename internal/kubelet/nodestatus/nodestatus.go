@@ -21,6 +21,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -109,6 +110,14 @@ func New(c Config) *Reporter {
 // Allocatable returns what pods may request of the node.
 func (r *Reporter) Allocatable() v1.ResourceList {
 	return allocatable(&r.Machine, r.MaxPods, r.Reserve)
+}
+
+// ForPods returns what all pods together may use: also what eviction keeps
+// free, which is out of reach for requests only.
+func (r *Reporter) ForPods() v1.ResourceList {
+	reserve := r.Reserve
+	reserve.Memory, reserve.StoragePercent = resource.Quantity{}, 0
+	return allocatable(&r.Machine, r.MaxPods, reserve)
 }
 
 // Node returns the node's object as the API has it, nil before it is known.
