@@ -24,6 +24,7 @@ import (
 type checker struct {
 	report func(breach string)
 	rev    int64
+	lately time.Duration
 
 	born map[types.UID]string // who ever had the uid
 	pods map[string]*corev1.Pod
@@ -51,10 +52,16 @@ type size[T any] struct {
 }
 
 // lately is how far behind a decision may be. In virtual time only a part that
-// is waiting for something is behind at all.
-const lately = time.Second
+// is waiting for something is behind at all, or one whose events are late.
+const (
+	lately     = time.Second
+	latelyLate = 3 * time.Minute
+)
 
-func (s *size[T]) set(now T, most, least int32) {
+// set takes the object as it is now. When a Deployment becomes smaller in the
+// middle of a rollout all its sets shrink in proportion, available pods or not,
+// as upstream's do: so much may be missing for a while.
+func (s *size[T]) set(now T, most, least int32, lately time.Duration) {
 	fresh := s.changed.IsZero()
 	s.now = now
 	if !fresh && s.most == most && s.least == least {
@@ -68,11 +75,14 @@ func (s *size[T]) set(now T, most, least int32) {
 	default:
 		s.wasMost, s.wasLeast = max(s.wasMost, s.most), min(s.wasLeast, s.least)
 	}
+	if !fresh {
+		s.wasLeast = min(s.wasLeast, least) - max(s.most-most, 0)
+	}
 	s.most, s.least, s.changed = most, least, time.Now()
 }
 
 // bounds are the widest that were right lately.
-func (s *size[T]) bounds() (most, least int32) {
+func (s *size[T]) bounds(lately time.Duration) (most, least int32) {
 	if time.Since(s.changed) > lately {
 		return s.most, s.least
 	}
@@ -81,7 +91,7 @@ func (s *size[T]) bounds() (most, least int32) {
 
 func newChecker(report func(breach string)) *checker {
 	return &checker{
-		report: report, born: map[types.UID]string{},
+		report: report, lately: lately, born: map[types.UID]string{},
 		pods: map[string]*corev1.Pod{}, sets: map[string]*size[*appsv1.ReplicaSet]{}, apps: map[string]*size[*appsv1.Deployment]{},
 		nodes: map[string]*corev1.Node{}, bound: map[string]map[string]*corev1.Pod{},
 		owned: map[types.UID]map[string]*corev1.Pod{}, leaves: map[types.UID]map[string]*appsv1.ReplicaSet{},
@@ -258,7 +268,7 @@ func (c *checker) notTooMany(key, owner string, uid types.UID) {
 	if s == nil || s.now.UID != uid {
 		return // the owner has gone; garbage collection is to see to it
 	}
-	most, _ := s.bounds()
+	most, _ := s.bounds(c.lately)
 	if n := len(c.owned[uid]); n > int(most) {
 		c.breach(key, "I17: ReplicaSet %s of %d replicas now has %d pods", owner, most, n)
 	}
@@ -275,7 +285,7 @@ func (c *checker) setIs(key string, is, was *appsv1.ReplicaSet) {
 	if c.sets[key] == nil {
 		c.sets[key] = &size[*appsv1.ReplicaSet]{}
 	}
-	c.sets[key].set(is, *is.Spec.Replicas, *is.Spec.Replicas)
+	c.sets[key].set(is, *is.Spec.Replicas, *is.Spec.Replicas, c.lately)
 	owner := meta.ControllerOf(is)
 	if owner == nil {
 		return
@@ -315,7 +325,7 @@ func (c *checker) available(app types.UID) (n int32) {
 // keepsSurge checks, when a set grows, that all sets together stay within the
 // Deployment's replicas and surge.
 func (c *checker) keepsSurge(key string, app *size[*appsv1.Deployment], uid types.UID) {
-	most, _ := app.bounds()
+	most, _ := app.bounds(c.lately)
 	var total int32
 	for _, rs := range c.leaves[uid] {
 		total += *rs.Spec.Replicas
@@ -332,9 +342,9 @@ func (c *checker) keepsAvailable(key string, app *size[*appsv1.Deployment], befo
 	if app.now.Spec.Strategy.Type != appsv1.RollingUpdateDeploymentStrategyType {
 		return
 	}
-	_, least := app.bounds()
+	_, least := app.bounds(c.lately)
 	seen := before // by the controller, when it decided: what failed since is not its doing
-	if time.Since(app.failedAt) <= lately {
+	if time.Since(app.failedAt) <= c.lately {
 		seen = max(seen, app.failed)
 	}
 	if seen-(before-after) < min(least, seen) {
@@ -364,7 +374,7 @@ func (c *checker) appIs(key string, is, _ *appsv1.Deployment) {
 		c.apps[key] = s
 	}
 	most, least := bounds(is)
-	s.set(is, most, least)
+	s.set(is, most, least, c.lately)
 }
 
 func put[K comparable, V any](m map[K]map[string]V, k K, key string, v V) {

@@ -42,6 +42,12 @@ type Config struct {
 	// Verify makes the caches check that nobody changes a shared object. It
 	// encodes every object at every read: for small clusters.
 	Verify bool
+	// Disturb is what happens to the events to one part; nil for nothing.
+	Disturb *Disturbance
+	// Managers is how many processes of their own run the controllers and the
+	// scheduler, of which at most one leads in each; with 0 both run beside the
+	// API and without an election.
+	Managers int
 	// Log takes what the cluster logs; nil for nothing.
 	Log io.Writer
 }
@@ -55,6 +61,8 @@ const keepHistory = 5 * time.Minute
 type Cluster struct {
 	// Nodes are the pretended nodes.
 	Nodes []*Node
+	// Managers are the processes of Config.Managers.
+	Managers []*Manager
 
 	t      *testing.T
 	cfg    Config
@@ -66,6 +74,7 @@ type Cluster struct {
 	lock   chan struct{} // held by who starts or stops the server; holds a token when free
 	server *server       // nil while it is down
 	life   uint64        // how many servers there have been
+	ledger ledger
 	wg     sync.WaitGroup
 }
 
@@ -89,12 +98,18 @@ func Run(t *testing.T, cfg Config, body func(c *Cluster)) {
 		c := &Cluster{t: t, cfg: cfg, ctx: ctx, store: mem.New(), key: key, lock: make(chan struct{}, 1)}
 		c.lock <- struct{}{}
 		c.check = newChecker(func(breach string) { t.Error(breach) })
+		if cfg.Disturb != nil {
+			c.check.lately = latelyLate
+		}
 		watch, err := c.store.Watch(ctx, "/registry/", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.fleet = newFleet(cfg)
 		c.Nodes = c.fleet.nodes
+		for i := range cfg.Managers {
+			c.Managers = append(c.Managers, newManager(c, i))
+		}
 		done := make(chan struct{}, 2)
 		go func() { c.check.run(ctx, watch); done <- struct{}{} }()
 		go func() { c.fleet.run(ctx); done <- struct{}{} }()
@@ -132,6 +147,9 @@ func (c *Cluster) Start() {
 	c.fleet.connect(s.plane, s.done)
 	for _, p := range s.parts {
 		s.run(p)
+	}
+	for _, m := range c.Managers {
+		s.wg.Go(func() { m.run(s) })
 	}
 }
 
@@ -172,7 +190,7 @@ func (c *Cluster) KillInCommit(n int, after bool, down time.Duration) {
 // open starts an API server on what the store has.
 func (c *Cluster) open() (*server, error) {
 	ctx, cancel := context.WithCancel(c.ctx)
-	s := &server{t: c.t, fence: newFence(c.store), ctx: ctx, cancel: cancel, done: ctx.Done()}
+	s := &server{t: c.t, fence: newFence(c.store, &c.ledger), ctx: ctx, cancel: cancel, done: ctx.Done()}
 	rights, err := roles()
 	if err != nil {
 		cancel()
@@ -197,11 +215,12 @@ func (c *Cluster) open() (*server, error) {
 	s.wg.Go(func() {
 		store.History{Store: s.fence, Keep: keepHistory, Log: slog.Default()}.Run(ctx)
 	})
-	events := client.NewRecorder(s.plane.Client(&request.User{
-		Name: "system:kube-controller-manager", Groups: []string{request.GroupAuthenticated},
-	}, "kube-controller-manager"), "controller-manager", "")
+	if c.cfg.Managers > 0 {
+		return s, nil
+	}
+	events := client.NewRecorder(managerClient(s.plane), "controller-manager", "")
 	s.wg.Go(func() { _ = events.Run(ctx) }) // returns nil only
-	if s.parts, err = parts(s.plane, events, c.cfg.Seed^c.life); err != nil {
+	if err = s.makeParts(c.cfg, events, c.cfg.Seed^c.life); err != nil {
 		s.kill()
 		return nil, err
 	}

@@ -24,9 +24,12 @@ type fence struct {
 	armed  bool          // a kill is due
 	after  bool          // the last commit is still made
 	killed chan struct{} // closed by the kill
+	ledger *ledger
 }
 
-func newFence(s store.Store) *fence { return &fence{Store: s, killed: make(chan struct{})} }
+func newFence(s store.Store, l *ledger) *fence {
+	return &fence{Store: s, killed: make(chan struct{}), ledger: l}
+}
 
 // kill ends the incarnation now.
 func (f *fence) kill() {
@@ -66,7 +69,11 @@ func (f *fence) Commit(ctx context.Context, txn store.Txn) (store.Result, error)
 			return store.Result{}, errKilled
 		}
 	}
-	return f.Store.Commit(ctx, txn)
+	res, err := f.Store.Commit(ctx, txn)
+	if err == nil && res.OK {
+		f.ledger.note(ctx, res.Rev)
+	}
+	return res, err
 }
 
 // alive returns an error once the incarnation has been killed.

@@ -43,6 +43,7 @@ type Node struct {
 	// The machine.
 	off, cut bool
 	slow     time.Duration
+	skew     time.Duration // how far its clock is ahead
 	running  map[types.UID]*sandbox
 	nextIP   int
 
@@ -97,6 +98,12 @@ func (n *Node) Mend() { n.fleet.call(func() { n.cut = false; n.resume() }) }
 
 // Slow makes everything on the node take d longer; 0 ends that.
 func (n *Node) Slow(d time.Duration) { n.fleet.call(func() { n.slow = d }) }
+
+// SetClock sets the node's clock that far ahead of the others', or behind.
+func (n *Node) SetClock(ahead time.Duration) { n.fleet.call(func() { n.skew = ahead }) }
+
+// clock is what the node's clock shows.
+func (n *Node) clock(now time.Time) time.Time { return now.Add(n.skew) }
 
 // resume looks at everything anew.
 func (n *Node) resume() {
@@ -211,7 +218,7 @@ func (n *Node) report(ctx context.Context, now time.Time) error {
 	status := meta.Copy(n.seen)
 	node.SetCondition(&status.Status, corev1.NodeCondition{
 		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status",
-		LastHeartbeatTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(now),
+		LastHeartbeatTime: metav1.NewTime(n.clock(now)), LastTransitionTime: metav1.NewTime(n.clock(now)),
 	})
 	told, err := client.For[*corev1.Node](n.api).UpdateStatus(ctx, status)
 	if apierrors.IsConflict(err) {
@@ -226,7 +233,7 @@ func (n *Node) report(ctx context.Context, now time.Time) error {
 // renew says that the node lives.
 func (n *Node) renew(ctx context.Context, now time.Time) error {
 	kind := client.For[*coordinationv1.Lease](n.api)
-	seconds, at := int32(leaseLasts/time.Second), metav1.NewMicroTime(now)
+	seconds, at := int32(leaseLasts/time.Second), metav1.NewMicroTime(n.clock(now))
 	var err error
 	if n.lease == nil {
 		if n.lease, err = kind.Get(ctx, corev1.NamespaceNodeLease, n.Name); apierrors.IsNotFound(err) {
@@ -294,12 +301,12 @@ func (n *Node) tell(ctx context.Context, want *corev1.Pod, s *sandbox, now time.
 	st.Phase = corev1.PodRunning
 	st.HostIP, st.PodIP, st.PodIPs = n.hostIP(), s.ip, []corev1.PodIP{{IP: s.ip}}
 	if st.StartTime == nil {
-		st.StartTime = &metav1.Time{Time: now}
+		st.StartTime = &metav1.Time{Time: n.clock(now)}
 	}
 	n.setConditions(st, ready, now)
 	c := corev1.ContainerStatus{Name: want.Spec.Containers[0].Name, Image: want.Spec.Containers[0].Image, Ready: ready, Started: &ready, RestartCount: s.restarts}
 	if ready {
-		c.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(s.since)}
+		c.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(n.clock(s.since))}
 	} else {
 		c.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
 	}
@@ -313,7 +320,7 @@ func (n *Node) setConditions(st *corev1.PodStatus, ready bool, now time.Time) {
 		status = corev1.ConditionTrue
 	}
 	for _, t := range []corev1.PodConditionType{corev1.ContainersReady, corev1.PodReady} {
-		pod.SetCondition(st, corev1.PodCondition{Type: t, Status: status, LastTransitionTime: metav1.NewTime(now)})
+		pod.SetCondition(st, corev1.PodCondition{Type: t, Status: status, LastTransitionTime: metav1.NewTime(n.clock(now))})
 	}
 }
 

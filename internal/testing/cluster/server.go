@@ -80,15 +80,20 @@ func (s *server) stop(p *part) {
 	p.cancel = nil
 }
 
+// way is how a part's requests go to the server.
+type way func(client.Transport) client.Transport
+
+func direct(t client.Transport) client.Transport { return t }
+
 // controllersOf makes every controller. Without a control plane they can be asked
 // what they are called and what they need, but not run.
-func controllersOf(cp *controlplane.ControlPlane, events client.Events) ([]controllers.Controller, error) {
+func controllersOf(cp *controlplane.ControlPlane, by way, events client.Events) ([]controllers.Controller, error) {
 	d := controllers.Default()
 	d.Client = func(account string) *client.Client {
 		if cp == nil {
 			return nil
 		}
-		return cp.Controller(strings.TrimSuffix(account, accountSuffix))
+		return client.New(by(cp.Controller(strings.TrimSuffix(account, accountSuffix)).Transport))
 	}
 	d.Events = events
 	d.Resources = resourcesOf(cp)
@@ -103,7 +108,7 @@ const accountSuffix = "-controller"
 
 // roles are the rights that the controllers declare.
 func roles() (roles []controlplane.Role, err error) {
-	all, err := controllersOf(nil, nil)
+	all, err := controllersOf(nil, direct, nil)
 	for _, c := range all {
 		roles = append(roles, controlplane.Role{
 			Account: strings.TrimSuffix(c.Account, accountSuffix), Controller: c.Name(), Rules: c.Rules(),
@@ -117,21 +122,25 @@ const schedulerName = "scheduler"
 // Parts returns the names of what Crash can crash: the controllers, and the
 // scheduler.
 func Parts() ([]string, error) {
-	all, err := controllersOf(nil, nil)
+	all, err := controllersOf(nil, direct, nil)
 	return append(controllers.Names(all), schedulerName), err
 }
 
-// parts are everything that runs beside the API.
-func parts(cp *controlplane.ControlPlane, events client.Events, seed uint64) (all []*part, err error) {
+// makeParts makes everything that runs beside the API.
+func (s *server) makeParts(cfg Config, events client.Events, seed uint64) error {
 	names, err := Parts()
 	for _, name := range names {
+		by := direct
+		if d := cfg.Disturb; d != nil && d.Part == name {
+			by = func(t client.Transport) client.Transport { return newFeeds(s.ctx, &s.wg, t, d.tell) }
+		}
 		if name == schedulerName {
-			all = append(all, &part{name: name, start: func() (func(context.Context) error, error) { return newScheduler(cp, seed) }})
+			s.parts = append(s.parts, &part{name: name, start: func() (func(context.Context) error, error) { return newScheduler(s.plane, by, seed) }})
 			continue
 		}
-		all = append(all, &part{name: name, start: func() (func(context.Context) error, error) {
+		s.parts = append(s.parts, &part{name: name, start: func() (func(context.Context) error, error) {
 			// All are made for the one, so that none can be forgotten here.
-			made, err := controllersOf(cp, events)
+			made, err := controllersOf(s.plane, by, events)
 			if err != nil {
 				return nil, err
 			}
@@ -139,7 +148,7 @@ func parts(cp *controlplane.ControlPlane, events client.Events, seed uint64) (al
 			return made[i].Run, nil
 		}})
 	}
-	return all, err
+	return err
 }
 
 // resourcesOf lists what the server stores, as discovery would.
@@ -157,14 +166,22 @@ func resourcesOf(cp *controlplane.ControlPlane) controller.Resources {
 	}
 }
 
-func newScheduler(cp *controlplane.ControlPlane, seed uint64) (func(context.Context) error, error) {
-	c := cp.Client(&request.User{Name: "system:kube-scheduler", Groups: []string{request.GroupAuthenticated}}, "kube-scheduler")
+func newScheduler(cp *controlplane.ControlPlane, by way, seed uint64) (func(context.Context) error, error) {
+	c := client.New(by(schedulerClient(cp).Transport))
 	events := client.NewRecorder(c, "default-scheduler", "")
 	s, err := scheduler.New(c, scheduler.Config{Events: events, Random: rand.NewPCG(seed, 1)})
 	if err != nil {
 		return nil, err
 	}
 	return with(events, s.Run), nil
+}
+
+func schedulerClient(cp *controlplane.ControlPlane) *client.Client {
+	return cp.Client(&request.User{Name: "system:kube-scheduler", Groups: []string{request.GroupAuthenticated}}, "kube-scheduler")
+}
+
+func managerClient(cp *controlplane.ControlPlane) *client.Client {
+	return cp.Client(&request.User{Name: "system:kube-controller-manager", Groups: []string{request.GroupAuthenticated}}, "kube-controller-manager")
 }
 
 // with runs a part together with its recorder.

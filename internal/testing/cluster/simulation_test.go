@@ -88,6 +88,8 @@ func seeds(t *testing.T, n uint64) uint64 {
 	return n
 }
 
+const year = 365 * 24 * time.Hour
+
 // simulate carries the plan of a seed out with and without faults.
 func simulate(t *testing.T, cfg Config, s shape) {
 	t.Helper()
@@ -161,6 +163,13 @@ func draw(r *rand.Rand, s shape, parts []string) (plan []deed) {
 		from := within(0.05, 0.7)
 		fault(from, from+within(0.01, 0.3), fmt.Sprint("slow ", i),
 			func(c *Cluster) { c.Nodes[i].Slow(15 * time.Second) }, func(c *Cluster) { c.Nodes[i].Slow(0) })
+	}
+	// Clocks jump by an hour or a year, forth or back.
+	for _, i := range r.Perm(s.nodes)[:s.nodes/10] {
+		from := within(0.05, 0.7)
+		ahead := []time.Duration{-year, -time.Hour, time.Hour, year}[r.IntN(4)]
+		fault(from, from+within(0.01, 0.3), fmt.Sprintf("clock of %d jumps by %v", i, ahead),
+			func(c *Cluster) { c.Nodes[i].SetClock(ahead) }, func(c *Cluster) { c.Nodes[i].SetClock(0) })
 	}
 	// Parts crash at the very moments at which users give them work.
 	work := slices.Clone(plan)
