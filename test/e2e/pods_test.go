@@ -147,7 +147,7 @@ func (p *pods) hooks() {
 	p.running("hooked")
 	begin := time.Now()
 	p.Kubectl("delete", "pod", "hooked")
-	if took := time.Since(begin); took > 6*time.Second {
+	if took := time.Since(begin); took > cluster.Within(6*time.Second) {
 		p.t.Errorf("it took %v to end", took)
 	}
 	log, err := os.ReadFile(filepath.Join(dir, "log"))
@@ -163,7 +163,7 @@ func (p *pods) hooks() {
 	p.running("deaf")
 	begin = time.Now()
 	p.Kubectl("delete", "pod", "deaf")
-	if took := time.Since(begin); took < 2*time.Second || took > 5*time.Second {
+	if took := time.Since(begin); took < 2*time.Second || took > cluster.Within(5*time.Second) {
 		p.t.Errorf("with a grace of 2 s it took %v", took)
 	}
 }
@@ -195,7 +195,7 @@ func (p *pods) probes() {
 		})
 	}
 	endpoints(pod.Status.PodIP)
-	client := p.HTTP(5 * time.Second)
+	client := p.HTTP(cluster.Within(5 * time.Second))
 	if _, err := get(client, "http://"+pod.Status.PodIP+":8080/break"); err != nil {
 		p.t.Fatal(err)
 	}

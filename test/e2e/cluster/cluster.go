@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -80,6 +81,16 @@ const APIPort = "6443"
 
 // patience is how long anything may take before the test gives up.
 const patience = 2 * time.Minute
+
+// Within is how long something may take on this machine that takes d at most on
+// an ordinary one. SKIFF_E2E_SLOW says how many times slower this one is: an
+// emulated machine is not to be judged by its speed.
+func Within(d time.Duration) time.Duration {
+	if times, err := strconv.Atoi(os.Getenv("SKIFF_E2E_SLOW")); err == nil && times > 1 {
+		return time.Duration(times) * d
+	}
+	return d
+}
 
 // Start starts a server on m with its own node and waits until it can be used.
 // At the test's end it is stopped and reset, and nothing may be left.
@@ -195,10 +206,10 @@ func (n *Node) end(t testing.TB, sig syscall.Signal) {
 	}
 	select {
 	case <-exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(Within(30 * time.Second)):
 		cmd.Process.Kill()
 		<-exited
-		t.Errorf("skiff had not ended 30 s after %v", sig)
+		t.Errorf("skiff had not ended %v after %v", Within(30*time.Second), sig)
 	}
 }
 
@@ -214,14 +225,14 @@ func (n *Node) PID() int {
 func (c *Cluster) WaitReady(t testing.TB) time.Duration {
 	t.Helper()
 	begin := time.Now()
-	client := c.HTTP(5 * time.Second)
+	client := c.HTTP(Within(5 * time.Second))
 	for c.probeReady(client) != nil {
 		select {
 		case <-c.exited:
 			t.Fatalf("skiff has ended:\n%s", tail(c.Log))
 		default:
 		}
-		if time.Since(begin) > patience {
+		if time.Since(begin) > Within(patience) {
 			t.Fatalf("not ready after %v: %v\n%s", patience, c.probeReady(client), tail(c.Log))
 		}
 		time.Sleep(2 * time.Millisecond)
@@ -324,7 +335,7 @@ func (c *Cluster) Apply(manifest string) {
 // failure.
 func (c *Cluster) Eventually(what string, within time.Duration, check func() error) {
 	c.t.Helper()
-	end := time.Now().Add(within)
+	end := time.Now().Add(Within(within))
 	for {
 		err := check()
 		if err == nil {

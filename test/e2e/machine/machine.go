@@ -141,6 +141,21 @@ func Require(t testing.TB) {
 	}
 }
 
+// Load is how many times as much wants to run on this machine as can, by the
+// average of the last minute; at least 1.
+func Load(t testing.TB) float64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var minute float64
+	if _, err := fmt.Sscan(string(text), &minute); err != nil {
+		t.Fatal(err)
+	}
+	return max(1, minute/float64(runtime.NumCPU()))
+}
+
 // Dial connects from the switch: from outside of the cluster.
 func (s *Switch) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return s.dial(ctx, network, address)
