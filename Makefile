@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-pars
 # The version that kubectl inside says it is.
 LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))
 
-.PHONY: build carried deps up down test simulation e2e bench fmt images stock-up stock-down conformance mixed
+.PHONY: build carried deps up down test simulation e2e e2e-v2 bench fmt images stock-up stock-down conformance mixed
 
 build: carried
 	go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
@@ -36,6 +36,10 @@ simulation:
 
 e2e: build
 	go test -p 1 -count=1 -timeout 30m -tags e2e ./test/...
+
+# In a virtual machine with cgroups of version 2, whatever this machine has.
+e2e-v2: build
+	sh test/e2e/v2/run.sh
 
 bench: build
 	go run ./bench/report -binary bin/skiff -o docs/performance.md
