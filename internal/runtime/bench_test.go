@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,6 +36,11 @@ func (n *node) memory(pids ...int) (rss, pss, anon float64) {
 // otherShim puts the shim that SKIFF_BENCH_SHIM names in place of the carried one, to compare them.
 func (n *node) otherShim() {
 	n.Helper()
+	if other := os.Getenv("SKIFF_BENCH_RUNC"); other != "" {
+		data, err := os.ReadFile(other)
+		n.ok(err)
+		n.ok(replace(filepath.Join(n.rt.layout.bin, runcName), data))
+	}
 	if other := os.Getenv("SKIFF_BENCH_SHIM"); other != "" {
 		data, err := os.ReadFile(other)
 		n.ok(err)
@@ -66,6 +73,68 @@ func BenchmarkPodStart(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Milliseconds()), "p99-ms")
 	b.ReportMetric(float64(sandboxTook[len(sandboxTook)/2].Milliseconds()), "sandbox-p50-ms")
+}
+
+// spent is the CPU time of processes and of their children that have ended, by /proc.
+func (n *node) spent(pids ...int) time.Duration {
+	n.Helper()
+	var ticks time.Duration
+	for _, pid := range pids {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		n.ok(err)
+		// The 14th to the 17th field; the second is the name in parentheses.
+		fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+		for _, field := range fields[11:15] {
+			t, err := strconv.Atoi(field)
+			n.ok(err)
+			ticks += time.Duration(t)
+		}
+	}
+	return ticks * time.Second / 100
+}
+
+// BenchmarkPodCPU measures the CPU time of starting a pod: of containerd, and of the shim with all that
+// it runs. Each round starts 20 pods, 4 at a time.
+func BenchmarkPodCPU(b *testing.B) {
+	const pods, abreast = 20, 4
+	n := newNode(b)
+	n.otherShim()
+	n.image(probeImage)
+	first, config := n.sandbox("first") // the shim starts
+	n.container(first, config, "c", probeImage)
+	var took, daemon, shims time.Duration
+	rounds := 0
+	for ; b.Loop(); rounds++ {
+		began, daemonBefore, shimsBefore := time.Now(), n.spent(n.rt.Pid()), n.spent(n.shims()...)
+		slots := make(chan struct{}, abreast)
+		var all sync.WaitGroup
+		ids := make([]string, pods)
+		inits := make([]int, pods)
+		for i := range pods {
+			slots <- struct{}{}
+			all.Go(func() {
+				defer func() { <-slots }()
+				sandbox, config := n.sandbox(fmt.Sprintf("pod-%d-%d", rounds, i))
+				ids[i] = sandbox
+				container, _ := n.container(sandbox, config, "c", probeImage)
+				inits[i] = n.init(container)
+			})
+		}
+		all.Wait()
+		took += time.Since(began)
+		daemon += n.spent(n.rt.Pid()) - daemonBefore
+		shims += n.spent(n.shims()...) - shimsBefore + n.spent(inits...)
+		b.StopTimer()
+		for _, id := range ids {
+			_, err := n.cri.RemovePodSandbox(b.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: id})
+			n.ok(err)
+		}
+		b.StartTimer()
+	}
+	perPod := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(pods*rounds) }
+	b.ReportMetric(perPod(took), "ms/pod")
+	b.ReportMetric(perPod(daemon), "cpu-ms/pod-containerd")
+	b.ReportMetric(perPod(shims), "cpu-ms/pod-shim")
 }
 
 // BenchmarkFootprint measures the resident memory of an idle node with 20 pods.

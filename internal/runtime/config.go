@@ -152,8 +152,9 @@ func (l layout) prepare(c Config) error {
 	return nil
 }
 
-// containerdConfig returns containerd's configuration file for c on a host with these traits.
-func containerdConfig(c Config, l layout, h host) ([]byte, error) {
+// containerdConfig returns containerd's configuration file for c on a host with these traits; pause is
+// the checksum of the carried pause.
+func containerdConfig(c Config, l layout, h host, pause string) ([]byte, error) {
 	type table = map[string]any
 	runc := filepath.Join(l.bin, runcName)
 	plugins := table{
@@ -161,7 +162,7 @@ func containerdConfig(c Config, l layout, h host) ([]byte, error) {
 		"io.containerd.server.v1.ttrpc": table{"address": l.ttrpc},
 		"io.containerd.shim.v1.manager": table{
 			"socket_dir": l.shims,
-			"env":        []string{fmt.Sprintf("SKIFF_SHIM_GROUPS=%d", c.ShimGroups)},
+			"env":        shimEnvironment(c, l, pause),
 		},
 		"io.containerd.gc.v1.scheduler": table{"startup_delay": "10s"},
 		"io.containerd.cri.v1.images": table{
@@ -236,6 +237,15 @@ func containerdConfig(c Config, l layout, h host) ([]byte, error) {
 		return nil, fmt.Errorf("writing containerd's configuration: %w", err)
 	}
 	return append([]byte(configHeader), data...), nil
+}
+
+// shimEnvironment is what the shim and its launcher are told.
+func shimEnvironment(c Config, l layout, pause string) []string {
+	env := []string{fmt.Sprintf("SKIFF_SHIM_GROUPS=%d", c.ShimGroups), "SKIFF_PAUSE=" + pause}
+	if c.ShimGroups == 1 {
+		env = append(env, "SKIFF_SHIM_ANSWER="+filepath.Join(l.shims, "answer"))
+	}
+	return env
 }
 
 const configHeader = "# Written by skiff at every start; changes are lost.\n"

@@ -61,7 +61,7 @@ func TestContainerdConfig(t *testing.T) {
 	}
 	l := layoutOf(c.DataDir)
 	for _, may := range []bool{false, true} {
-		data, err := containerdConfig(c, l, host{arch: "amd64", snapshotter: "native", mayLowerOOMScore: may})
+		data, err := containerdConfig(c, l, host{arch: "amd64", snapshotter: "native", mayLowerOOMScore: may}, "abc")
 		if err != nil {
 			t.Fatal(err)
 		}

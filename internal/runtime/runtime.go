@@ -104,13 +104,17 @@ func (r *Runtime) prepare() (err error) {
 	if err := extract(l.bin); err != nil {
 		return err
 	}
-	config, err := containerdConfig(r.config, l, r.host)
-	if err != nil {
-		return err
-	}
 	program, err := carried.Lookup(containerdName)
 	if err != nil {
 		return fmt.Errorf("%w: %s", ErrNotCarried, containerdName)
+	}
+	pause, err := carried.Lookup(pauseName)
+	if err != nil {
+		return fmt.Errorf("%w: %s", ErrNotCarried, pauseName)
+	}
+	config, err := containerdConfig(r.config, l, r.host, pause.SHA256)
+	if err != nil {
+		return err
 	}
 	r.fingerprint = fingerprint(program.SHA256, config)
 	if err := os.WriteFile(l.config, config, 0o600); err != nil {

@@ -104,6 +104,15 @@ func (n *node) image(name string) {
 // sandbox runs a pod sandbox on the host's network.
 func (n *node) sandbox(name string) (string, *cri.PodSandboxConfig) {
 	n.Helper()
+	config := n.config(name)
+	answer, err := n.cri.RunPodSandbox(n.Context(), &cri.RunPodSandboxRequest{Config: config})
+	n.ok(err)
+	return answer.PodSandboxId, config
+}
+
+// config is that of a pod sandbox on the host's network.
+func (n *node) config(name string) *cri.PodSandboxConfig {
+	n.Helper()
 	config := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "default", Uid: name},
 		LogDirectory: filepath.Join(n.dir, "logs", name),
@@ -115,9 +124,7 @@ func (n *node) sandbox(name string) (string, *cri.PodSandboxConfig) {
 		},
 	}
 	n.ok(os.MkdirAll(config.LogDirectory, 0o755))
-	answer, err := n.cri.RunPodSandbox(n.Context(), &cri.RunPodSandboxRequest{Config: config})
-	n.ok(err)
-	return answer.PodSandboxId, config
+	return config
 }
 
 // container runs a container and returns its identifier and log file.

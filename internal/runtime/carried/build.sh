@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds what skiff carries inside its binary into bin/: containerd, its shim and runc from their Go
-# modules, pause from pause/pause.c, and our own CNI plugin. Quick when nothing changed: the key is made of the modules'
+# modules, pause and the launcher of the shim from C, and our own CNI plugin. Quick when nothing changed: the key is made of the modules'
 # versions, the toolchain and the sources here. Needs go, gcc and libseccomp's headers.
 set -eu
 cd "$(dirname "$0")"
@@ -10,8 +10,8 @@ key=$({
 	go version
 	gcc --version | head -n 1
 	grep -E 'opencontainers/|containerd/|libseccomp|cilium/ebpf|golang.org/x/sys|google.golang.org/' "$root/go.mod"
-	cat build.sh pause/pause.c containerd/*.go shim/*.go pack/*.go
-	cat "$root"/cmd/skiff-cni/*.go "$root"/internal/cni/*.go "$root"/internal/nftables/*.go
+	cat build.sh pause/*.c pause/*.h launcher/*.c containerd/*.go shim/*.go pack/*.go
+	cat "$root"/cmd/skiff-cni/*.go "$root"/internal/cni/*.go "$root"/internal/nftables/*.go "$root"/internal/resident/*.go
 } | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat bin/key 2>/dev/null)" = "$key" ]; then
 	exit 0
@@ -30,17 +30,20 @@ CGO_ENABLED=1 go build -trimpath -tags 'seccomp urfave_cli_no_docs netgo osuserg
 	-ldflags '-s -w -linkmode external -extldflags -static' \
 	-o "$tmp/runc" github.com/opencontainers/runc
 CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
-	-o "$tmp/containerd-shim-runc-v2" ./internal/runtime/carried/shim
+	-o "$tmp/containerd-shim-skiff" ./internal/runtime/carried/shim
 CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
 	-o "$tmp/containerd" ./internal/runtime/carried/containerd
 CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
 	-o "$tmp/skiff-cni" ./cmd/skiff-cni
-gcc -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables \
-	-Os -s -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro \
-	-o "$tmp/pause" internal/runtime/carried/pause/pause.c
+small() {
+	gcc -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables \
+		-Os -s -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro -o "$1" "$2"
+}
+small "$tmp/pause" internal/runtime/carried/pause/pause.c
+small "$tmp/containerd-shim-runc-v2" internal/runtime/carried/launcher/launcher.c
 
 # The key goes last: an interrupted run leaves none, and the next one starts over.
 out=internal/runtime/carried/bin
 rm -f "$out/key"
-go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/pause" "$tmp/skiff-cni"
+go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/containerd-shim-skiff" "$tmp/pause" "$tmp/skiff-cni"
 printf '%s' "$key" >"$out/key"

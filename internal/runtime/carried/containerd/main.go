@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
@@ -55,11 +54,14 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/snapshots/overlay/plugin"
 	_ "github.com/containerd/containerd/v2/plugins/streaming"
 	_ "github.com/containerd/containerd/v2/plugins/transfer"
+
+	"skiff.dev/skiff/internal/resident"
 )
 
-// heapGrowth (GOGC) keeps the heap small: the daemon is idle most of the time and its live heap is a few
-// MiB, so collecting more often costs less than the memory that the default of 100 leaves lying about.
-const heapGrowth = 30
+// The heap's growth (GOGC) between collections. The daemon is idle most of the time and its live heap is
+// a few MiB: collecting often then costs less than the memory that the default of 100 leaves lying about.
+// While pods start, each makes some MiB of garbage.
+const idleGrowth, busyGrowth = 30, 300
 
 // The supervisor hands over, as descriptor 3, the lock that this process holds while it lives, and says
 // so in the environment.
@@ -74,7 +76,7 @@ func main() {
 		syscall.CloseOnExec(lockFD)
 		_ = os.Unsetenv(lockEnv) // fails only for malformed names
 	}
-	debug.SetGCPercent(heapGrowth)
+	resident.Pace(idleGrowth, busyGrowth)
 	if err := command.App().Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)

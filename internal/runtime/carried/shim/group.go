@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,18 +18,36 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
 	// groupsEnv names the number of shim processes that a node's pods are spread over.
 	groupsEnv = "SKIFF_SHIM_GROUPS"
+	// answerEnv names the file of the answer that the launcher gives (launcher/launcher.c).
+	answerEnv = "SKIFF_SHIM_ANSWER"
+	// onlyGroup is the group of all pods where there is one.
+	onlyGroup = "pods-0"
 	// sandboxAnnotation is how the CRI plugin names a container's pod sandbox in the OCI spec.
 	sandboxAnnotation = "io.kubernetes.cri.sandbox-id"
 )
 
-// grouped is containerd's runc shim with a Start of our own; Stop and Info are containerd's.
+// grouped is containerd's runc shim with a Start of our own, and a Stop that knows our sandboxes; Info
+// is containerd's.
 type grouped struct {
 	shim.Shim
+}
+
+// Stop cleans up after a container whose shim is gone. It runs beside the container's bundle, or in it.
+func (g *grouped) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	here, err := os.Getwd()
+	if err != nil {
+		return shim.StopStatus{}, fmt.Errorf("looking for the bundle of %s: %w", id, err)
+	}
+	if err := clean(filepath.Join(filepath.Dir(here), id)); err != nil {
+		return shim.StopStatus{}, err
+	}
+	return g.Shim.Stop(ctx, id)
 }
 
 // Start returns the address of the process that serves the pod of the bundle in the working
@@ -46,6 +65,11 @@ func (g *grouped) Start(ctx context.Context, p *bootapi.BootstrapParams) (*boota
 		return nil, fmt.Errorf("naming the socket of shim group %s: %w", group, err)
 	}
 	result := &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: address}
+	if file := os.Getenv(answerEnv); file != "" && group == onlyGroup {
+		if err := leaveAnswer(file, result); err != nil {
+			return nil, err
+		}
+	}
 	listener, err := listen(address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for shim group %s: %w", group, err)
@@ -92,6 +116,25 @@ func groupName(id, sandbox, groups string) (string, error) {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(sandbox)) // never fails
 	return fmt.Sprintf("pods-%d", uint64(h.Sum32())%n), nil
+}
+
+// leaveAnswer writes what the launcher answers in this program's place, while the socket takes
+// connections: the path of the socket, and the result as containerd reads it.
+func leaveAnswer(file string, result *bootapi.BootstrapResult) error {
+	answer, err := proto.Marshal(result)
+	if err != nil {
+		return fmt.Errorf("leaving an answer for the launcher: %w", err)
+	}
+	path := strings.TrimPrefix(result.GetAddress(), "unix://")
+	fresh := fmt.Sprintf("%s.%d", file, os.Getpid())
+	err = os.WriteFile(fresh, append([]byte(path+"\n"), answer...), 0o600)
+	if err == nil {
+		err = os.Rename(fresh, file)
+	}
+	if err != nil {
+		return fmt.Errorf("leaving an answer for the launcher: %w", err)
+	}
+	return nil
 }
 
 // listen binds the group's socket. It returns nil and no error when a process already serves it, and

@@ -12,6 +12,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"runtime"
 	"time"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
@@ -19,8 +21,11 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	gorunc "github.com/containerd/go-runc"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
+
+	"skiff.dev/skiff/internal/resident"
 )
 
 // runtimeName is the runtime type under which containerd knows the shim's options.
@@ -29,7 +34,15 @@ const runtimeName = "io.containerd.runc.v2"
 // lingerFor is how long a shim without containers waits for the next pod.
 const lingerFor = time.Minute
 
+// The heap's growth (GOGC) between collections.
+const idleGrowth, busyGrowth = 40, 300
+
+// pauseEnv names the checksum of the pause with which this program makes sandboxes without runc.
+const pauseEnv = "SKIFF_PAUSE"
+
 func main() {
+	// The main thread cannot end; threads that go into a sandbox's namespaces must, see run.
+	runtime.LockOSThread()
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
@@ -55,5 +68,7 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 		return nil, err
 	}
 	l.ask(service)
+	resident.Pace(idleGrowth, busyGrowth) // after containerd's own setting
+	gorunc.Monitor = newMonitor(gorunc.Monitor, os.Getenv(pauseEnv))
 	return service, nil
 }

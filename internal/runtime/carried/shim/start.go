@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// startContainer lets the first process of a container go on to the container's program. runc has left
+// it waiting at a FIFO: it goes on when somebody reads there, and says so by a byte.
+func (m *monitor) startContainer(c command) error {
+	process, ok := m.take(c.id())
+	if !ok {
+		return errRunc
+	}
+	defer unix.Close(process)
+	name := filepath.Join(c.root, c.id(), "exec.fifo")
+	// Opened for reading without waiting, so that it is the writer who need not wait any more.
+	fifo, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errRunc // whose words for what is wrong are the ones that are known
+	}
+	defer unix.Close(fifo)
+	if err := goesOn(fifo, process); err != nil {
+		return fmt.Errorf("starting the container's process: %w", err)
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("starting the container's process: %w", err)
+	}
+	return nil
+}
+
+// goesOn waits for a byte in the FIFO, or for the end of the process that should write it.
+func goesOn(fifo, process int) error {
+	ready := []unix.PollFd{{Fd: int32(fifo), Events: unix.POLLIN}, {Fd: int32(process), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(ready, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if ready[0].Revents == 0 && ready[1].Revents == 0 {
+			continue
+		}
+		// One that has ended may have written before: the byte decides.
+		n, err := unix.Read(fifo, make([]byte, 1))
+		switch {
+		case n == 1:
+			return nil
+		case ready[1].Revents != 0:
+			return errors.New("it has ended before")
+		case err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
+			return err
+		}
+	}
+}
