@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
@@ -93,7 +94,7 @@ func New(c Config) *Kubelet {
 	k.writer = status.NewWriter(client.For[*v1.Pod](c.Client), k.apiPod, c.Log)
 	k.steps = &steps.Steps{
 		Runtime: c.Runtime, Volumes: c.Volumes, Cgroups: c.Cgroups, Images: k.images, Hooks: hooks,
-		Events: c.Events, Layout: c.Layout, Log: c.Log,
+		Turns: steps.NewTurns(2 * runtime.GOMAXPROCS(0)), Events: c.Events, Layout: c.Layout, Log: c.Log,
 		Configs: &config.Builder{
 			Node: c.Node, Layout: c.Layout, Sources: k.sources, Volumes: c.Volumes, Images: c.Images,
 			Handlers: k.sources, Events: podEvents{c.Events},

@@ -39,6 +39,11 @@ func (s *Steps) runSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) err
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		return err
 	}
+	done, err := s.Turns.take(ctx, makingSandbox)
+	if err != nil {
+		return err
+	}
+	defer done()
 	_, err = s.Runtime.RunSandbox(ctx, config, handler)
 	return err
 }

@@ -34,6 +34,11 @@ func (s *Steps) startContainer(ctx context.Context, pod *v1.Pod, a podsync.Start
 	if err != nil {
 		return s.startFailed(ctx, pod, createConfigError, err)
 	}
+	done, err := s.Turns.take(ctx, startingContainer)
+	if err != nil {
+		return podsync.Result{Err: podsync.ErrCancelled}
+	}
+	defer done()
 	id, err := s.Runtime.CreateContainer(ctx, a.SandboxID, config, sandbox)
 	if err != nil {
 		return s.startFailed(ctx, pod, createError, err)
@@ -42,6 +47,7 @@ func (s *Steps) startContainer(ctx context.Context, pod *v1.Pod, a podsync.Start
 	if err := s.Runtime.StartContainer(ctx, id); err != nil {
 		return s.startFailed(ctx, pod, runError, err)
 	}
+	done() // a hook may take its time
 	s.Events.Normal(pod, "Started", "Container started")
 	s.linkLog(pod, c.Name, id, filepath.Join(sandbox.LogDirectory, config.LogPath))
 	return s.postStart(ctx, pod, c, id)

@@ -21,6 +21,7 @@ type Steps struct {
 	Images  Images
 	Configs Configs
 	Hooks   Hooks
+	Turns   *Turns
 	Events  Events
 	Layout  layout.Layout
 	Log     *slog.Logger
