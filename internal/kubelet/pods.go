@@ -276,7 +276,7 @@ func (k *Kubelet) followRuntime(ctx context.Context) {
 		err := k.Runtime.Events(limited, k.lookAll, func(e *runtimeapi.ContainerEventResponse) {
 			uid := types.UID(e.GetPodSandboxStatus().GetMetadata().GetUid())
 			if w := k.worker(uid); w != nil {
-				w.poke()
+				w.look()
 			}
 		})
 		renew := limited.Err() != nil
@@ -291,6 +291,6 @@ func (k *Kubelet) followRuntime(ctx context.Context) {
 // lookAll makes every worker look, as events may have been missed.
 func (k *Kubelet) lookAll() {
 	for _, w := range k.allWorkers() {
-		w.poke()
+		w.look()
 	}
 }

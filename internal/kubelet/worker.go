@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -33,10 +34,12 @@ type worker struct {
 	evicted *podsync.Eviction
 	status  *v1.PodStatus // as last worked out; nil before
 	wake    chan struct{}
+	changed atomic.Bool // what the runtime has may not be what was seen
 
 	// The rest belongs to the worker's own goroutine.
 	memory   *podsync.Memory
 	eyes     observer
+	seen     podsync.Seen // at the last look
 	flights  map[string]*flight
 	landed   chan *flight
 	messages map[string]string // termination messages by instance
@@ -53,16 +56,24 @@ type flight struct {
 }
 
 func newWorker(k *Kubelet, pod *v1.Pod, gone bool, evicted *podsync.Eviction) *worker {
-	return &worker{
+	w := &worker{
 		k: k, uid: pod.UID, name: fullName(pod), static: isStatic(pod), came: time.Now(),
 		started: pod.Status.Phase != v1.PodPending && pod.Status.Phase != "",
 		pod:     pod, gone: gone, evicted: evicted, wake: make(chan struct{}, 1),
 		memory: podsync.NewMemory(), eyes: newObserver(k.Runtime, pod.UID),
 		flights: map[string]*flight{}, landed: make(chan *flight), messages: map[string]string{},
 	}
+	w.changed.Store(true)
+	return w
 }
 
-// poke makes the worker look again.
+// look makes the worker go round with a look at the runtime.
+func (w *worker) look() {
+	w.changed.Store(true)
+	w.poke()
+}
+
+// poke makes the worker go round.
 func (w *worker) poke() {
 	select {
 	case w.wake <- struct{}{}:
@@ -139,6 +150,7 @@ func (w *worker) sleep(ctx context.Context, wake time.Time) {
 	case f := <-w.landed:
 		w.done(f)
 	case <-timeout:
+		w.changed.Store(true)
 	}
 	for { // whatever else has happened meanwhile is one look too
 		select {
@@ -150,11 +162,17 @@ func (w *worker) sleep(ctx context.Context, wake time.Time) {
 	}
 }
 
-// round looks once and acts. It returns when to look again, zero for when
-// called, and whether the pod is forgotten.
+// round looks once, if what the runtime has may have changed, and acts. It
+// returns when to look again, zero for when called, and whether the pod is
+// forgotten.
 func (w *worker) round(ctx context.Context) (time.Time, bool) {
-	seen, err := w.eyes.look(ctx)
+	var err error
+	if w.changed.Swap(false) {
+		w.seen, err = w.eyes.look(ctx)
+	}
+	seen := w.seen
 	if err != nil {
+		w.changed.Store(true)
 		w.trouble++
 		if w.trouble == 1 && ctx.Err() == nil {
 			w.k.Log.Warn("looking at a pod's containers", "pod", w.name, "uid", w.uid, "err", err)
@@ -214,6 +232,11 @@ func (w *worker) act(ctx context.Context, plan podsync.Plan) {
 func (w *worker) done(f *flight) {
 	delete(w.flights, f.action.Key())
 	w.memory.Done(f.action, f.result, time.Now())
+	switch f.action.(type) {
+	case podsync.MountVolumes, podsync.PullImage, podsync.ReportBackoff: // nothing that the runtime shows
+	default:
+		w.changed.Store(true)
+	}
 	if err := f.result.Err; err != nil && !errors.Is(err, podsync.ErrCancelled) {
 		w.k.Log.Warn("syncing a pod", "pod", w.name, "uid", w.uid, "action", reflect.TypeOf(f.action).Name(), "err", err)
 	}
