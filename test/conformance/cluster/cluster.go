@@ -134,8 +134,11 @@ func (c *Cluster) Kubectl(ctx context.Context, input string, args ...string) (st
 	return strings.TrimSpace(string(out)), nil
 }
 
+// patience is for machines that others use as well.
+const patience = 10 * time.Minute
+
 // Eventually repeats check until it returns nil, a part has ended, or patience does.
-func (c *Cluster) Eventually(ctx context.Context, what string, patience time.Duration, check func() error) error {
+func (c *Cluster) Eventually(ctx context.Context, what string, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -172,7 +175,7 @@ func (c *Cluster) Each(ctx context.Context, do func(context.Context, *machine.Ma
 
 // NodesReady waits until all nodes are.
 func (c *Cluster) NodesReady(ctx context.Context) error {
-	return c.Eventually(ctx, "the nodes", 3*time.Minute, func() error {
+	return c.Eventually(ctx, "the nodes", func() error {
 		out, err := c.Kubectl(ctx, "", "get", "nodes", "-o", `jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}`)
 		if err == nil && strings.Count(out, "True") < len(c.Nodes) {
 			err = fmt.Errorf("they are ready: %q", out)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"skiff.dev/skiff/test/conformance/cluster"
 	"skiff.dev/skiff/test/conformance/machine"
@@ -51,7 +50,7 @@ func (c *skiff) startServer(ctx context.Context) error {
 		return err
 	}
 	own := filepath.Join(n1.Dir, "var-lib", "skiff", "kubeconfig")
-	return c.Eventually(ctx, "the server", 2*time.Minute, func() error {
+	return c.Eventually(ctx, "the server", func() error {
 		text, err := os.ReadFile(own)
 		if err != nil {
 			return err

@@ -3,7 +3,6 @@ package stock
 import (
 	"context"
 	"path/filepath"
-	"time"
 
 	"skiff.dev/skiff/test/conformance/cluster"
 	"skiff.dev/skiff/test/conformance/machine"
@@ -26,7 +25,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 			return err
 		}
 		if name == "kube-apiserver" {
-			if err := c.Eventually(ctx, "the API server", 2*time.Minute, func() error { return c.probe("/readyz") }); err != nil {
+			if err := c.Eventually(ctx, "the API server", func() error { return c.probe("/readyz") }); err != nil {
 				return err
 			}
 		}

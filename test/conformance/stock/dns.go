@@ -3,7 +3,6 @@ package stock
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"skiff.dev/skiff/test/conformance/cluster"
 )
@@ -107,8 +106,8 @@ func (c *Cluster) startDNS(ctx context.Context) error {
 	if _, err := c.Kubectl(ctx, fmt.Sprintf(dnsManifest, c.DNSImage), "apply", "-f", "-"); err != nil {
 		return err
 	}
-	return c.Eventually(ctx, "DNS", 3*time.Minute, func() error {
-		_, err := c.Kubectl(ctx, "", "rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=3m")
+	return c.Eventually(ctx, "DNS", func() error {
+		_, err := c.Kubectl(ctx, "", "rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=10m")
 		return err
 	})
 }

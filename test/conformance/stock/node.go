@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"skiff.dev/skiff/test/conformance/cluster"
 	"skiff.dev/skiff/test/conformance/machine"
@@ -55,7 +54,7 @@ func (c *Cluster) startRuntimes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = c.Eventually(ctx, "containerd", time.Minute, func() error {
+		err = c.Eventually(ctx, "containerd", func() error {
 			_, err := c.ctr(ctx, m, "version")
 			return err
 		})
@@ -156,7 +155,7 @@ const cniConfig = `{
 func (c *Cluster) joinNodes(ctx context.Context) error {
 	for _, m := range c.Nodes {
 		var network string
-		err := c.Eventually(ctx, "the pod network of "+m.Name, 2*time.Minute, func() (err error) {
+		err := c.Eventually(ctx, "the pod network of "+m.Name, func() (err error) {
 			network, err = c.Kubectl(ctx, "", "get", "node", m.Name, "-o", "jsonpath={.spec.podCIDR}")
 			if err == nil && network == "" {
 				err = errors.New("the node has no pod CIDR yet")
