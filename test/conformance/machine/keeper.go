@@ -26,11 +26,15 @@ type Part struct {
 	Name string
 	Args []string
 	Env  []string // besides the init's
+	// Restart has it started again when it ends by itself, as a service manager would.
+	Restart bool
 
 	// What became of it.
 	PID     int // in the machine's PID namespace
 	Running bool
 	Exit    string `json:",omitempty"`
+	// Restarts counts how often it was started again.
+	Restarts int
 }
 
 // keeper is a machine's init: it runs parts and buries the dead.
@@ -128,10 +132,15 @@ func (k *keeper) stop(p Part) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	i := slices.IndexFunc(k.parts, func(o *Part) bool { return o.Name == p.Name })
-	if i < 0 || !k.parts[i].Running {
+	if i < 0 {
+		return nil
+	}
+	if !k.parts[i].Running {
+		k.parts[i].Restart = false
 		return nil
 	}
 	running := k.parts[i]
+	running.Restart = false
 	if err := syscall.Kill(running.PID, syscall.SIGTERM); err != nil {
 		return err
 	}
@@ -169,8 +178,29 @@ func (k *keeper) bury() {
 					p.Exit = status.Signal().String()
 				}
 				k.ended.Broadcast()
+				if p.Restart {
+					time.AfterFunc(restartDelay, func() { k.again(p) })
+				}
 			}
 		}
+	}
+}
+
+// restartDelay keeps a part that cannot run from keeping the machine busy.
+const restartDelay = time.Second
+
+// again starts a part that has ended by itself, unless it was stopped meanwhile.
+func (k *keeper) again(p *Part) {
+	k.mu.Lock()
+	wanted := p.Restart && !p.Running
+	next := *p
+	k.mu.Unlock()
+	if !wanted {
+		return
+	}
+	next.Restarts++
+	if err := k.start(next); err != nil {
+		fmt.Fprintln(os.Stderr, "starting again:", err)
 	}
 }
 
@@ -219,14 +249,18 @@ func (m *Machine) Parts() (parts []Part, err error) {
 	return parts, m.call("GET", "/parts", nil, &parts)
 }
 
-// Check returns an error for the first part that has ended by itself.
+// restartsTolerated is how often a part may have ended before a cluster counts as broken: on a busy machine
+// upstream's controllers lose their Lease now and then, and end.
+const restartsTolerated = 20
+
+// Check returns an error for the first part that has ended by itself and is not started again.
 func (m *Machine) Check() error {
 	parts, err := m.Parts()
 	if err != nil {
 		return err
 	}
 	for _, p := range parts {
-		if !p.Running {
+		if !p.Running && (!p.Restart || p.Restarts > restartsTolerated) {
 			return fmt.Errorf("%s on %s has ended (%s); its log: %s", p.Name, m.Name, p.Exit, m.Log(p.Name))
 		}
 	}

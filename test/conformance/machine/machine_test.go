@@ -93,6 +93,38 @@ func TestPartsAreKept(t *testing.T) {
 	}
 }
 
+func TestPartsAreRestarted(t *testing.T) {
+	_, m := newSet(t)
+	if err := m.Start(Part{Name: "sleeper", Args: []string{"sleep", "1000"}, Restart: true}); err != nil {
+		t.Fatal(err)
+	}
+	first, err := m.PID("sleeper")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); ; {
+		if pid, err := m.PID("sleeper"); err == nil && pid != first {
+			break
+		}
+		if err := m.Check(); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatal("it was not started again")
+		}
+	}
+	if err := m.Stop("sleeper"); err != nil {
+		t.Fatal(err)
+	}
+	parts, err := m.Parts()
+	if err != nil || len(parts) != 1 || parts[0].Running || parts[0].Restarts != 1 {
+		t.Errorf("parts are %+v (%v)", parts, err)
+	}
+}
+
 // A set whose maker was killed is removed all the same, with what its machines were doing.
 func TestNothingIsLeft(t *testing.T) {
 	s, m := newSet(t)

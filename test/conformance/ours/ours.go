@@ -41,7 +41,7 @@ func (c *skiff) start(m *machine.Machine, command string, flags ...string) error
 		return err
 	}
 	args := []string{c.Skiff, command, "--data-dir", dataDir, "--node-name", m.Name, "--node-ip", m.IP}
-	return m.Start(machine.Part{Name: "skiff-" + command, Args: append(args, flags...)})
+	return m.Start(machine.Part{Name: "skiff-" + command, Args: append(args, flags...), Restart: true})
 }
 
 func (c *skiff) startServer(ctx context.Context) error {

@@ -33,7 +33,9 @@ var (
 	willRun = regexp.MustCompile(`^Will run (\d+) of \d+ specs`)
 	// A spec's report begins with a bullet, what became of it unless it passed, and how long it took.
 	header = regexp.MustCompile(`^• (?:\[([A-Z ]+)\] )?.*\[[0-9.]+ seconds\]$`)
-	sig    = regexp.MustCompile(`^\[sig-([a-z-]+)\]`)
+	// Names have ginkgo's own word in them, and labels behind them.
+	tags = regexp.MustCompile(`\[It\] | \[[^\]]*\]$`)
+	sig  = regexp.MustCompile(`^\[sig-([a-z-]+)\]`)
 )
 
 func newProgress(log io.Writer, parallel int) *progress {
@@ -54,7 +56,7 @@ func (p *progress) line(text string) {
 	if p.verdict == "" || text == "" {
 		return
 	}
-	p.spec(text, p.verdict)
+	p.spec(tags.ReplaceAllString(text, ""), p.verdict)
 	p.verdict = ""
 }
 

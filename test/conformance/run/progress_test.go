@@ -10,7 +10,7 @@ const sample = `Running Suite: Kubernetes e2e suite
 Will run 3 of 7000 specs
 ------------------------------
 • [2.500 seconds]
-[sig-apps] Deployment works [Conformance]
+[sig-apps] Deployment [It] works [Conformance] [sig-apps, Conformance]
 k8s.io/kubernetes/test/e2e/apps/deployment.go:1
 
   Timeline >>
@@ -18,7 +18,7 @@ k8s.io/kubernetes/test/e2e/apps/deployment.go:1
   << Timeline
 ------------------------------
 • [FAILED] [0.012 seconds]
-[sig-network] Services work [Conformance]
+[sig-network] Services [It] work [Conformance] [sig-network, Conformance]
 `
 
 func TestProgress(t *testing.T) {

@@ -44,7 +44,7 @@ func (c *Cluster) StartComponent(m *machine.Machine, name string) error {
 		"kubelet":                 c.kubeletFlags,
 		"kube-proxy":              c.proxyFlags,
 	}[name](m)
-	return m.Start(machine.Part{Name: name, Args: c.component(name, flags...), Env: c.path()})
+	return m.Start(machine.Part{Name: name, Args: c.component(name, flags...), Env: c.path(), Restart: true})
 }
 
 // path lets parts find a node's programs.
@@ -82,6 +82,9 @@ func (c *Cluster) apiserverFlags(m *machine.Machine) []string {
 	}
 }
 
+// patientLease lets leaders live through times when the machine has more to do than it can.
+var patientLease = [2]string{"--leader-elect-lease-duration=60s", "--leader-elect-renew-deadline=45s"}
+
 func (c *Cluster) controllerFlags(*machine.Machine) []string {
 	kubeconfig := c.pki("kube-controller-manager.kubeconfig")
 	flags := []string{
@@ -94,6 +97,7 @@ func (c *Cluster) controllerFlags(*machine.Machine) []string {
 		"--cluster-signing-cert-file=" + c.pki("ca.crt"),
 		"--cluster-signing-key-file=" + c.pki("ca.key"),
 		"--kubeconfig=" + kubeconfig,
+		patientLease[0], patientLease[1],
 		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
 		"--root-ca-file=" + c.pki("ca.crt"),
 		"--service-account-private-key-file=" + c.pki("sa.key"),
@@ -113,5 +117,6 @@ func (c *Cluster) schedulerFlags(*machine.Machine) []string {
 		"--authorization-kubeconfig=" + kubeconfig,
 		"--bind-address=127.0.0.1",
 		"--kubeconfig=" + kubeconfig,
+		patientLease[0], patientLease[1],
 	}
 }

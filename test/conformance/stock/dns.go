@@ -32,7 +32,7 @@ kind: ConfigMap
 metadata: {name: coredns, namespace: kube-system}
 data:
   Corefile: |
-    .:53 {
+    cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {
         errors
         health {
             lameduck 5s
@@ -40,13 +40,14 @@ data:
         ready
         kubernetes cluster.local in-addr.arpa ip6.arpa {
             pods insecure
-            fallthrough in-addr.arpa ip6.arpa
             ttl 30
         }
+        loadbalance
+    }
+    .:53 {
         template ANY ANY . {
             rcode NXDOMAIN
         }
-        loadbalance
     }
 ---
 apiVersion: v1

@@ -49,7 +49,7 @@ func (c *Cluster) startRuntimes(ctx context.Context) error {
 			return err
 		}
 		err := m.Start(machine.Part{
-			Name: "containerd", Args: []string{filepath.Join(c.Programs, "containerd"), "--config", config}, Env: c.path(),
+			Name: "containerd", Args: []string{filepath.Join(c.Programs, "containerd"), "--config", config}, Env: c.path(), Restart: true,
 		})
 		if err != nil {
 			return err
