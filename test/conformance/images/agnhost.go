@@ -92,7 +92,8 @@ func (w *workshop) agnhostBase(ctx context.Context) ([]v1.Layer, error) {
 	if err := root.installAs(tools, "/bin/nc.openbsd", "/usr/bin/nc"); err != nil {
 		return nil, err
 	}
-	delete(tools, "bin/nc") // busybox's, which would be found first
+	delete(tools, "bin/nc")           // busybox's, which would be found first
+	tools.link("bin/sh", "/bin/bash") // busybox's shell would run its own nc, whatever stands in the PATH
 	tools.link("usr/local/bin/iperf", "/usr/bin/iperf")
 	tools.dirs("uploads", "home/user-defined-in-image")
 	tools.own("home/user-defined-in-image", 1000, 1000)
