@@ -49,6 +49,7 @@ type Form struct {
 // schema takes a tenth of a second to parse, which start-up need not wait for.
 type Managers struct {
 	types func() managedfields.TypeConverter
+	quick quick
 	mu    sync.Mutex
 	made  map[schema.GroupVersionKind]map[string]*managedfields.FieldManager
 }
@@ -70,11 +71,24 @@ func (m *Managers) Warm() { m.types() }
 // manager over old (an empty object on create). It never fails: a client that
 // sends managedFields that cannot be read has them rebuilt.
 func (m *Managers) Update(k Kind, old, obj meta.Object, manager string) (meta.Object, error) {
+	if m.usual(k, old, obj, manager) {
+		return wholeSeconds(obj), nil
+	}
 	fm, err := m.of(k)
 	if err != nil {
 		return nil, err
 	}
 	return wholeSeconds(fm.UpdateNoErrors(old, obj, manager).(meta.Object)), nil
+}
+
+// usual records a write by the quick way, if that is possible.
+func (m *Managers) usual(k Kind, old, obj meta.Object, manager string) bool {
+	trusted, ok := m.types().(*trusting)
+	if !ok || obj.GetObjectKind().GroupVersionKind() != k.GVK || k.Reset != nil && !k.Reset.Children.Empty() {
+		return false
+	}
+	as, ok := trusted.known(k.GVK)
+	return ok && m.quick.update(&write{kind: k, as: as, old: old, obj: obj, manager: manager})
 }
 
 // wholeSeconds gives the entries' times the resolution in which they are

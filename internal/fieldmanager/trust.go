@@ -34,9 +34,7 @@ func (t *trusting) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOpt
 		return t.TypeConverter.ObjectToTyped(obj, opts...)
 	}
 	gvk := obj.GetObjectKind().GroupVersionKind()
-	t.mu.RLock()
-	known, ok := t.types[gvk]
-	t.mu.RUnlock()
+	known, ok := t.known(gvk)
 	if !ok {
 		return t.learn(gvk, obj, opts)
 	}
@@ -45,6 +43,14 @@ func (t *trusting) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOpt
 		return nil, err
 	}
 	return typed.AsTypedUnvalidated(v, known.Schema, known.TypeRef), nil
+}
+
+// known returns the schema's type of a kind of which an object has been seen.
+func (t *trusting) known(gvk schema.GroupVersionKind) (typed.ParseableType, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	known, ok := t.types[gvk]
+	return known, ok
 }
 
 func (t *trusting) learn(gvk schema.GroupVersionKind, obj runtime.Object, opts []typed.ValidationOptions) (*typed.TypedValue, error) {

@@ -56,6 +56,7 @@ type Resource struct {
 	e     *Engine
 	hub   *Resource          // whose objects these are; itself but for an alias
 	forms fieldmanager.Forms // of a hub and its aliases; nil for most
+	kinds sync.Map           // by view, of which a definition has few: what the field manager must know
 	table *watchcache.Table  // the hub's; nil for virtual resources
 	pages pages
 }

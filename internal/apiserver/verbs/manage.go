@@ -47,10 +47,15 @@ func (r *Resource) manage(view string, old, obj meta.Object, opts WriteOptions, 
 }
 
 func (r *Resource) managed(view string) fieldmanager.Kind {
-	return fieldmanager.Kind{
+	if k, ok := r.kinds.Load(view); ok {
+		return k.(fieldmanager.Kind)
+	}
+	k := fieldmanager.Kind{
 		GVK: r.info.Name.GVK(), Subresource: view, Reset: r.resetFields(view),
 		Default: r.Default, New: r.New, Forms: r.forms,
 	}
+	r.kinds.Store(view, k)
+	return k
 }
 
 // resetFields are the paths that a write through view does not own: the status
