@@ -25,6 +25,7 @@ func AliasOf[T, H meta.Object](hub *Definition[H], d *Definition[T], toHub func(
 		from: func(obj meta.Object) meta.Object { return fromHub(obj.(H)) },
 	}
 	a.info = h.info
+	a.info.Allocates = h.info.Allocates || own.info.Allocates
 	a.info.Name, a.info.Hub = own.info.Name, h.info.Name.GVR()
 	a.info.Actions, a.info.Connects = append(own.info.Actions, h.info.Actions...), append(own.info.Connects, h.info.Connects...)
 	if own.info.Columns != nil {

@@ -72,6 +72,7 @@ type Info struct {
 	Upsert        bool
 	NeedsVersion  bool
 	HasGeneration bool
+	Allocates     bool     // Allocate chooses values
 	Views         []string // names of the views, status included
 	Actions       []*Action
 	Connects      []*Connect

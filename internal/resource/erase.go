@@ -50,8 +50,8 @@ func infoOf[T meta.Object](d *Definition[T]) Info {
 		HasGrace: d.Deletion != nil && d.Deletion.Grace != nil,
 		Virtual:  d.Answer != nil || d.Observe != nil, Observed: d.Observe != nil,
 		Upsert: d.Upsert, NeedsVersion: d.NeedsVersion,
-		HasGeneration: d.Spec != nil,
-		Actions:       d.Actions, Connects: d.Connects, Indexes: d.Indexes,
+		HasGeneration: d.Spec != nil, Allocates: d.Allocate != nil,
+		Actions: d.Actions, Connects: d.Connects, Indexes: d.Indexes,
 	}
 	if info.StoreKey == "" {
 		info.StoreKey = n.Plural

@@ -97,7 +97,10 @@ func (r *Resource) create(ctx context.Context, obj meta.Object, opts WriteOption
 // between is allocated anew.
 func (r *Resource) commitNew(ctx context.Context, attrs *admission.Attributes, obj meta.Object, opts WriteOptions) (meta.Object, error) {
 	for {
-		attempt := meta.Copy(obj)
+		attempt := obj
+		if r.info.Allocates {
+			attempt = meta.Copy(obj) // what is chosen may have to be chosen again
+		}
 		if err := r.Allocate(ctx, r.access(opts.DryRun), attempt, nil); err != nil {
 			return nil, err
 		}
@@ -113,7 +116,7 @@ func (r *Resource) commitNew(ctx context.Context, attrs *admission.Attributes, o
 		}
 		err := r.insert(ctx, attempt)
 		var taken *claimTaken
-		if errors.As(err, &taken) && !holdsClaim(r.Claims(obj), taken.claim.Key) {
+		if errors.As(err, &taken) && r.info.Allocates && !holdsClaim(r.Claims(obj), taken.claim.Key) {
 			continue // we chose it ourselves; choose again
 		}
 		if errors.As(err, &taken) {
