@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/gzip" // three times as fast as the standard library's
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -71,22 +73,75 @@ func writeBytes(w http.ResponseWriter, r *http.Request, code int, media string, 
 	h.Set("Content-Type", media)
 	h.Set("Cache-Control", "no-cache, private")
 	writeWarnings(w, r)
-	var to io.Writer = w
-	if size >= gzipFrom && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	compressed := size >= gzipFrom && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip")
+	if compressed {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")
-		z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is a valid one
-		defer z.Close()
-		to = z
 	} else {
 		h.Set("Content-Length", strconv.Itoa(size))
 	}
 	w.WriteHeader(code)
-	if r.Method == http.MethodHead {
-		return
+	switch {
+	case r.Method == http.MethodHead:
+	case compressed:
+		writeGzip(w, parts)
+	default:
+		writeParts(w, parts, size)
+	}
+}
+
+// gather is how much of an answer is handed to the connection at a time, in
+// bytes. What HTTP/2 is given goes through the goroutine of the connection,
+// which is woken for each piece.
+const gather = 64 << 10
+
+// gathering and zipping are spare buffers and compressors; a compressor has
+// tables of some hundred KiB.
+var (
+	gathering = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, gather) }}
+	zipping   = sync.Pool{New: func() any {
+		z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is a valid one
+		return z
+	}}
+)
+
+// writeParts writes parts that come to size bytes. Small answers go out as one
+// piece, in the buffer that HTTP has anyway.
+func writeParts(w io.Writer, parts [][]byte, size int) {
+	to := w
+	if size > gather/16 && len(parts) > 1 {
+		b := gathering.Get().(*bufio.Writer)
+		b.Reset(w)
+		defer func() {
+			_ = b.Flush() // fails if the client has gone
+			b.Reset(nil)
+			gathering.Put(b)
+		}()
+		to = b
 	}
 	for _, p := range parts {
 		if _, err := to.Write(p); err != nil {
+			return // the client has gone
+		}
+	}
+}
+
+func writeGzip(w io.Writer, parts [][]byte) {
+	b := gathering.Get().(*bufio.Writer)
+	b.Reset(w)
+	z := zipping.Get().(*gzip.Writer)
+	z.Reset(b)
+	defer func() {
+		if z.Close() == nil {
+			_ = b.Flush() // fails if the client has gone
+		}
+		z.Reset(io.Discard)
+		zipping.Put(z)
+		b.Reset(nil)
+		gathering.Put(b)
+	}()
+	for _, p := range parts {
+		if _, err := z.Write(p); err != nil {
 			return // the client has gone
 		}
 	}
