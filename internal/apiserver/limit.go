@@ -76,7 +76,7 @@ func (s *Server) bound(w http.ResponseWriter, r *http.Request, long bool) (conte
 		return ctx, func() { stop(); cancel() }, nil
 	}
 	within := requestTime
-	if v := r.URL.Query().Get("timeout"); v != "" {
+	if v := timeoutOf(r); v != "" {
 		asked, err := time.ParseDuration(v)
 		if err != nil {
 			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
@@ -85,13 +85,22 @@ func (s *Server) bound(w http.ResponseWriter, r *http.Request, long bool) (conte
 			within = min(asked, requestTime)
 		}
 	}
-	if r.Body != nil && r.ContentLength != 0 {
-		// A body that is sent too slowly is not waited for; transports that know
-		// no deadlines end with their client.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(within))
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), within)
-	return ctx, cancel, nil
+	if r.Body == nil || r.ContentLength == 0 {
+		return ctx, cancel, nil
+	}
+	// A body that is sent too slowly is not waited for; transports that know no
+	// deadlines end with their client.
+	slow := newCutter(func() { _ = http.NewResponseController(w).SetReadDeadline(past) })
+	slow.within(within)
+	return ctx, func() { slow.end(); cancel() }, nil
+}
+
+func timeoutOf(r *http.Request) string {
+	if r.URL.RawQuery == "" {
+		return ""
+	}
+	return r.URL.Query().Get("timeout")
 }
 
 func longRunning(info *request.Info, r *http.Request) bool {

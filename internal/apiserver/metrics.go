@@ -1,8 +1,10 @@
 package apiserver
 
 import (
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,8 +16,9 @@ import (
 type Observer interface {
 	// Began is told of every request; what it returns, of its end.
 	Began(m Measured) (ended func(code int, size int64))
-	// Sent is told of events that a watch has written.
-	Sent(m Measured, events int, size int)
+	// Watched is told of a watch; what it returns, of the events that it writes
+	// and their size in bytes.
+	Watched(m Measured) (sent func(events, size int))
 	// InFlight is told how many requests of a kind ("readOnly" or "mutating")
 	// are being served.
 	InFlight(kind string, n int)
@@ -78,6 +81,7 @@ type Metrics struct {
 	longRun    *prometheus.GaugeVec
 	events     *prometheus.CounterVec
 	eventSizes *prometheus.HistogramVec
+	series     sync.Map // Measured, of which there are few, to *series
 }
 
 var (
@@ -125,31 +129,66 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 const component = "apiserver"
 
+// series are the metrics of requests that are measured alike, looked up once.
+type series struct {
+	running  prometheus.Gauge // nil unless they are long-running
+	duration prometheus.Observer
+	size     prometheus.Observer // nil unless they are reads
+	labels   []string
+	byCode   sync.Map // int to prometheus.Counter
+}
+
+func (m *Metrics) seriesOf(q Measured) *series {
+	if s, ok := m.series.Load(q); ok {
+		return s.(*series)
+	}
+	s := &series{labels: []string{q.Verb, q.DryRun, q.Group, q.Version, q.Resource, q.Subresource, q.Scope, component}}
+	s.duration = m.durations.WithLabelValues(s.labels...)
+	if q.LongRunning {
+		s.running = m.longRun.WithLabelValues(q.Verb, q.Group, q.Version, q.Resource, q.Subresource, q.Scope, component)
+	}
+	if q.Verb == "GET" || q.Verb == "LIST" {
+		s.size = m.sizes.WithLabelValues(q.Verb, q.Group, q.Version, q.Resource, q.Subresource, q.Scope, component)
+	}
+	kept, _ := m.series.LoadOrStore(q, s)
+	return kept.(*series)
+}
+
+func (m *Metrics) requestsOf(s *series, code int) prometheus.Counter {
+	if c, ok := s.byCode.Load(code); ok {
+		return c.(prometheus.Counter)
+	}
+	c := m.requests.WithLabelValues(append(slices.Clone(s.labels), strconv.Itoa(code))...)
+	s.byCode.Store(code, c)
+	return c
+}
+
 // Began implements Observer.
 func (m *Metrics) Began(q Measured) func(int, int64) {
-	start := time.Now()
-	var running prometheus.Gauge
-	if q.LongRunning {
-		running = m.longRun.WithLabelValues(q.Verb, q.Group, q.Version, q.Resource, q.Subresource, q.Scope, component)
-		running.Inc()
+	start, s := time.Now(), m.seriesOf(q)
+	if s.running != nil {
+		s.running.Inc()
 	}
 	return func(code int, size int64) {
-		if running != nil {
-			running.Dec()
+		if s.running != nil {
+			s.running.Dec()
 		}
-		labels := []string{q.Verb, q.DryRun, q.Group, q.Version, q.Resource, q.Subresource, q.Scope, component}
-		m.durations.WithLabelValues(labels...).Observe(time.Since(start).Seconds())
-		m.requests.WithLabelValues(append(labels, strconv.Itoa(code))...).Inc()
-		if q.Verb == "GET" || q.Verb == "LIST" {
-			m.sizes.WithLabelValues(q.Verb, q.Group, q.Version, q.Resource, q.Subresource, q.Scope, component).Observe(float64(size))
+		s.duration.Observe(time.Since(start).Seconds())
+		m.requestsOf(s, code).Inc()
+		if s.size != nil {
+			s.size.Observe(float64(size))
 		}
 	}
 }
 
-// Sent implements Observer.
-func (m *Metrics) Sent(q Measured, events, size int) {
-	m.events.WithLabelValues(q.Group, q.Version, q.Resource).Add(float64(events))
-	m.eventSizes.WithLabelValues(q.Group, q.Version, q.Resource).Observe(float64(size) / float64(max(events, 1)))
+// Watched implements Observer.
+func (m *Metrics) Watched(q Measured) func(int, int) {
+	count := m.events.WithLabelValues(q.Group, q.Version, q.Resource)
+	sizes := m.eventSizes.WithLabelValues(q.Group, q.Version, q.Resource)
+	return func(events, size int) {
+		count.Add(float64(events))
+		sizes.Observe(float64(size) / float64(max(events, 1)))
+	}
 }
 
 // InFlight implements Observer.
@@ -159,7 +198,7 @@ func (m *Metrics) InFlight(kind string, n int) { m.inFlight.WithLabelValues(kind
 type unobserved struct{}
 
 func (unobserved) Began(Measured) func(int, int64) { return func(int, int64) {} }
-func (unobserved) Sent(Measured, int, int)         {}
+func (unobserved) Watched(Measured) func(int, int) { return func(int, int) {} }
 func (unobserved) InFlight(string, int)            {}
 
 // Collector returns the number of stored objects per resource, counted when

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -37,6 +38,20 @@ func accept(r *http.Request, allowAs bool, offer []string) (form, error) {
 	if header == "" {
 		return form{media: scheme.JSON, pretty: pretty}, nil
 	}
+	key := acceptKey{header: header, as: allowAs, first: &offer[0]}
+	best, ok := accepted.get(key)
+	if !ok {
+		if best, ok = choose(header, allowAs, offer); !ok {
+			return form{}, notAcceptable(offer)
+		}
+		accepted.put(key, best)
+	}
+	best.pretty = pretty
+	return best, nil
+}
+
+// choose reads an Accept header.
+func choose(header string, allowAs bool, offer []string) (form, bool) {
 	best, bestQ := form{}, -1.0
 	for clause := range strings.SplitSeq(header, ",") {
 		f, q, ok := acceptClause(clause, allowAs, offer)
@@ -44,11 +59,48 @@ func accept(r *http.Request, allowAs bool, offer []string) (form, error) {
 			best, bestQ = f, q
 		}
 	}
-	if bestQ <= 0 {
-		return form{}, notAcceptable(offer)
+	return best, bestQ > 0
+}
+
+// acceptKey is what an Accept header's meaning depends on: itself, and what is
+// offered, which is one of the lists above.
+type acceptKey struct {
+	header string
+	as     bool
+	first  *string
+}
+
+// accepted remembers what headers mean: clients send the same ones each time.
+// Only so many, and no long ones, since clients choose them.
+var accepted = chosen{made: map[acceptKey]form{}}
+
+type chosen struct {
+	mu   sync.RWMutex
+	made map[acceptKey]form
+}
+
+const (
+	maxAccepted     = 256
+	maxAcceptHeader = 512
+)
+
+func (c *chosen) get(key acceptKey) (form, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	f, ok := c.made[key]
+	return f, ok
+}
+
+func (c *chosen) put(key acceptKey, f form) {
+	if len(key.header) > maxAcceptHeader {
+		return
 	}
-	best.pretty = pretty
-	return best, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.made) < maxAccepted {
+		key.header = strings.Clone(key.header)
+		c.made[key] = f
+	}
 }
 
 func acceptClause(clause string, allowAs bool, offer []string) (form, float64, bool) {
@@ -97,8 +149,10 @@ func notAcceptable(offer []string) error {
 // wantsPretty follows ?pretty, and without it gives people with a browser or
 // curl a form they can read.
 func wantsPretty(r *http.Request) bool {
-	if v := r.URL.Query().Get("pretty"); v != "" {
-		return isTrue(v)
+	if r.URL.RawQuery != "" {
+		if v := r.URL.Query().Get("pretty"); v != "" {
+			return isTrue(v)
+		}
 	}
 	agent := r.Header.Get("User-Agent")
 	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
@@ -106,6 +160,9 @@ func wantsPretty(r *http.Request) bool {
 
 // mediaType finds the media type that a header names among those known.
 func mediaType(header string, known []string) (string, bool) {
+	if slices.Contains(known, header) {
+		return header, true
+	}
 	media, _, err := mime.ParseMediaType(header)
 	return media, err == nil && slices.Contains(known, media)
 }

@@ -47,8 +47,11 @@ func (c *call) watch() error {
 	}
 	defer w.Close()
 	out := &watchWriter{c: c, f: c.form, include: include, kind: c.res.Info().Name.GVK(), control: http.NewResponseController(c.w)}
+	// A transport that cannot set deadlines still ends when its client does.
+	out.slow = newCutter(func() { _ = out.control.SetWriteDeadline(past) })
+	defer out.slow.end()
 	out.start()
-	measured := c.s.measured(c.info, false, true)
+	sent := c.s.Metrics.Watched(c.s.measured(c.info, false, true))
 	for {
 		frames, err := w.Next(ctx)
 		if err != nil {
@@ -58,7 +61,7 @@ func (c *call) watch() error {
 		if out.send(w, frames) != nil {
 			return nil // the client has gone, or reads too slowly
 		}
-		c.s.Metrics.Sent(measured, len(frames), len(out.buf))
+		sent(len(frames), len(out.buf))
 	}
 }
 
@@ -76,6 +79,7 @@ type watchWriter struct {
 	f       form
 	kind    schema.GroupVersionKind
 	control *http.ResponseController
+	slow    *cutter
 	buf     []byte
 	include metav1.IncludeObjectPolicy
 	headed  bool // a Table's column definitions have been sent
@@ -108,17 +112,12 @@ func (o *watchWriter) send(w *verbs.Watch, frames []verbs.Frame) error {
 }
 
 func (o *watchWriter) flush() error {
-	// A transport that cannot set deadlines still ends when its client does. The
-	// deadline is for this write only: HTTP/2 would reset an idle stream by it.
-	_ = o.control.SetWriteDeadline(time.Now().Add(o.c.s.writeWait))
+	o.slow.within(o.c.s.writeWait)
+	defer o.slow.done()
 	if _, err := o.c.w.Write(o.buf); err != nil {
 		return err
 	}
-	if err := o.control.Flush(); err != nil {
-		return err
-	}
-	_ = o.control.SetWriteDeadline(time.Time{}) // as above
-	return nil
+	return o.control.Flush()
 }
 
 func (o *watchWriter) frame(w *verbs.Watch, f verbs.Frame) error {
