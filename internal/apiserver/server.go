@@ -21,6 +21,7 @@ import (
 	"skiff.dev/skiff/internal/apiserver/openapi"
 	"skiff.dev/skiff/internal/apiserver/request"
 	"skiff.dev/skiff/internal/apiserver/verbs"
+	"skiff.dev/skiff/internal/crew"
 )
 
 // Config is what a Server is made of.
@@ -50,6 +51,7 @@ type Server struct {
 	subresources map[subresource]struct{} // all that metrics may name
 	reads        limit
 	writes       limit
+	crew         crew.Crew         // carries out writes
 	podTransport http.RoundTripper // to pods and services
 	writeWait    time.Duration     // see writeWait
 	draining     context.Context   // done once the server drains
@@ -74,16 +76,26 @@ func New(cfg Config) *Server {
 
 // Drain ends all watches and makes /readyz fail, so that clients go elsewhere
 // while requests under way are finished.
-func (s *Server) Drain() { s.drain() }
+func (s *Server) Drain() {
+	s.drain()
+	s.crew.Dismiss()
+}
 
 // Handler returns the whole chain that a request goes through.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
 func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
-	w := &recorder{ResponseWriter: rw}
 	info := infoOf(r)
-	long := longRunning(info, r)
-	ended := s.Metrics.Began(s.measured(info, r.URL.Query().Has("dryRun"), long))
+	if long := longRunning(info, r); long || readOnly(info) {
+		s.answer(rw, r, info, long) // reads need little stack
+		return
+	}
+	s.crew.Do(func() { s.answer(rw, r, info, false) })
+}
+
+func (s *Server) answer(rw http.ResponseWriter, r *http.Request, info *request.Info, long bool) {
+	w := &recorder{ResponseWriter: rw}
+	ended := s.Metrics.Began(s.measured(info, r.URL.RawQuery != "" && r.URL.Query().Has("dryRun"), long))
 	defer func() { ended(cmp.Or(w.code, http.StatusOK), w.size) }()
 	defer func() {
 		if p := recover(); p != nil {

@@ -45,13 +45,12 @@ func (s *Scheduler) failed(ctx context.Context, a attempt, now time.Time) {
 	a.told = next
 	before, written := a.reported, make(chan struct{})
 	a.reported = written
-	s.work.Go(func() error {
+	s.work.do(func() {
 		defer close(written)
 		if before != nil {
 			<-before
 		}
 		s.writeCondition(ctx, obj, next)
-		return nil
 	})
 }
 
@@ -78,7 +77,7 @@ func (s *Scheduler) writeCondition(ctx context.Context, obj *corev1.Pod, c corev
 func (s *Scheduler) bind(ctx context.Context, a attempt, began time.Time) {
 	obj, profile := a.pod.Pod, a.decider.profile
 	before, born, attempts := a.reported, a.born, a.attempts
-	s.work.Go(func() error {
+	s.work.do(func() {
 		if before != nil {
 			// Or the condition could be written after the binding, and tell of
 			// a failure that is over.
@@ -92,13 +91,12 @@ func (s *Scheduler) bind(ctx context.Context, a attempt, began time.Time) {
 		}
 		if err != nil {
 			s.post(func(now time.Time) { s.bindFailed(ctx, a, err, now, began) })
-			return nil
+			return
 		}
 		now := time.Now()
 		s.metrics.done(resultScheduled, profile.name, now.Sub(began))
 		s.metrics.sli.WithLabelValues(attemptsLabel(attempts)).Observe(now.Sub(born).Seconds())
 		s.events.Normal(obj, "Scheduled", "Successfully assigned %s/%s to %s", obj.Namespace, obj.Name, a.node)
-		return nil
 	})
 }
 

@@ -37,11 +37,6 @@ type Config struct {
 	Random rand.Source
 }
 
-// maxWork is how many bindings and conditions may be under way at once. When
-// there are more the scheduler waits, which keeps it from deciding far ahead
-// of what the API server can take.
-const maxWork = 256
-
 // maxTurn is how many pods are decided on before looking at what has changed.
 const maxTurn = 64
 
@@ -53,7 +48,7 @@ type Scheduler struct {
 	events  client.Events
 	metrics *metrics
 	core    *core
-	work    *errgroup.Group // bindings and conditions being written
+	work    *work // bindings and conditions being written
 
 	mu    sync.Mutex
 	inbox []func(now time.Time) // for the core's owner, in order
@@ -70,12 +65,11 @@ func New(c *client.Client, cfg Config) (*Scheduler, error) {
 	}
 	s := &Scheduler{
 		client: c, config: cfg, pods: client.For[*corev1.Pod](c), events: cfg.Events, metrics: newMetrics(),
-		work: &errgroup.Group{}, wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1),
 	}
 	if err := s.reset(); err != nil {
 		return nil, err
 	}
-	s.work.SetLimit(maxWork)
 	if cfg.Registry != nil {
 		if err := s.metrics.register(cfg.Registry); err != nil {
 			return nil, fmt.Errorf("registering scheduler metrics: %w", err)
@@ -90,7 +84,7 @@ func (s *Scheduler) reset() error {
 	if err != nil {
 		return err
 	}
-	s.core, s.inbox = made, nil
+	s.core, s.inbox, s.work = made, nil, newWork()
 	return nil
 }
 
@@ -114,7 +108,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	g.Go(func() error { return follow(ctx, s, pods, s.core.podChanged, loaded) })
 	g.Go(func() error { return s.loop(ctx, loaded) })
 	err = g.Wait()
-	_ = s.work.Wait() // its functions return no errors
+	s.work.end()
 	return err
 }
 
