@@ -68,13 +68,29 @@ type Error struct {
 func (e *Error) Error() string { return fmt.Sprintf("%d: %s", e.Code, e.Text) }
 
 func (c *Client) request(ctx context.Context, method, path, media string, body []byte) (*http.Response, error) {
+	return c.send(ctx, method, path, media, media, body)
+}
+
+// Patch sends a JSON merge patch and reads past the answer.
+func (c *Client) Patch(ctx context.Context, path string, body []byte) error {
+	resp, err := c.send(ctx, http.MethodPatch, path, Protobuf, "application/merge-patch+json", body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+// send asks for an answer in the media type accept; the body is of type content.
+func (c *Client) send(ctx context.Context, method, path, accept, content string, body []byte) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", media)
+	req.Header.Set("Accept", accept)
 	if body != nil {
-		req.Header.Set("Content-Type", media)
+		req.Header.Set("Content-Type", content)
 	}
 	conn := c.conns[int(c.next.Add(1))%len(c.conns)]
 	resp, err := conn.Do(req)

@@ -1,6 +1,8 @@
-// Command schedule measures scheduling through the API: it registers pretended
-// nodes, creates pods, and waits until each is bound. No kubelet is needed, and
-// none may be there that would run the pods. It removes what it has made.
+// Command schedule measures scheduling through the API on pretended nodes,
+// twice: pods are created while the scheduler is at work, from the first
+// creation to the last binding; then pods that are all there already, but for
+// which there is no node, are let in. No kubelet is needed, and none may be
+// there that would run the pods. It removes what it has made.
 //
 //	go run ./bench/schedule --kubeconfig ~/.kube/config --nodes 1000 --pods 5000
 package main
@@ -24,6 +26,9 @@ import (
 )
 
 const namespace = "bench-schedule"
+
+// pods is where they are.
+const pods = "/api/v1/namespaces/" + namespace + "/pods"
 
 // label marks the pretended nodes; the pods select it, so that they land on no other.
 const label = "bench.skiff.dev/pretended"
@@ -80,6 +85,12 @@ func run(ctx context.Context) (err error) {
 	}
 	if err := b.schedule(ctx); err != nil {
 		return err
+	}
+	if err := b.client.DeleteAll(ctx, pods); err != nil {
+		return fmt.Errorf("removing the pods: %w", err)
+	}
+	if err := b.alone(ctx); err != nil {
+		return fmt.Errorf("scheduling alone: %w", err)
 	}
 	return b.out.Write(os.Stdout, *asJSON)
 }
@@ -146,7 +157,7 @@ func (b *bench) schedule(ctx context.Context) error {
 		defer close(watched)
 		left := b.pods
 		done := errors.New("done")
-		err := b.watcher.Watch(ctx, "/api/v1/namespaces/"+namespace+"/pods?watch=1&resourceVersion=0&fieldSelector=spec.nodeName%21%3D",
+		err := b.watcher.Watch(ctx, pods+"?watch=1&resourceVersion=0&fieldSelector=spec.nodeName%21%3D",
 			load.Protobuf, func() { close(opened) }, func(event []byte) error {
 				if left--; left == 0 {
 					bound <- time.Now()
@@ -170,7 +181,7 @@ func (b *bench) schedule(ctx context.Context) error {
 	}
 	start := time.Now()
 	times, created, err := load.Parallel(ctx, b.pods, b.concurrency, func(ctx context.Context, _ int) error {
-		_, err := b.client.Discard(ctx, "POST", "/api/v1/namespaces/"+namespace+"/pods", load.Protobuf, body)
+		_, err := b.client.Discard(ctx, "POST", pods, load.Protobuf, body)
 		return err
 	})
 	if err != nil {
@@ -200,7 +211,7 @@ func (b *bench) schedule(ctx context.Context) error {
 }
 
 func (b *bench) clean(ctx context.Context) error {
-	if err := b.client.DeleteAll(ctx, "/api/v1/namespaces/"+namespace+"/pods"); err != nil {
+	if err := b.client.DeleteAll(ctx, pods); err != nil {
 		return fmt.Errorf("removing the pods: %w", err)
 	}
 	if err := b.client.DeleteAll(ctx, "/api/v1/nodes?labelSelector="+label); err != nil {
