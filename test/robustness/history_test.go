@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 )
@@ -39,6 +40,7 @@ const (
 	missing
 	exists
 	conflict
+	unsent // nobody was there to hear it: it has not happened
 )
 
 // input and output are the two sides of an operation. An object is known by
@@ -81,7 +83,7 @@ var model = porcupine.Model{
 	DescribeOperation: func(in, out any) string {
 		i, o := in.(input), out.(output)
 		return fmt.Sprintf("%s %s %q if %q: %s %q", i.key, [...]string{"get", "create", "update", "remove"}[i.kind], i.value, i.expect,
-			[...]string{"unknown", "ok", "missing", "exists", "conflict"}[o.answer], o.value)
+			[...]string{"unknown", "ok", "missing", "exists", "conflict", "unsent"}[o.answer], o.value)
 	},
 }
 
@@ -123,6 +125,7 @@ type recorder struct {
 	wg      sync.WaitGroup
 	mu      sync.Mutex
 	history []porcupine.Operation
+	unsent  int
 }
 
 const namespace = "default"
@@ -158,7 +161,7 @@ func (r *recorder) client(id, keys int) {
 		switch {
 		case out.answer == ok || out.answer == missing:
 			read[i] = now
-		case out.answer == unknown && r.ctx.Err() == nil:
+		case (out.answer == unknown || out.answer == unsent) && r.ctx.Err() == nil:
 			time.Sleep(5 * time.Millisecond) // the server is down; this is no test of how fast it refuses
 		case out.answer == exists || out.answer == conflict:
 			_, read[i] = r.do(id, input{key: in.key, kind: get}, nil)
@@ -189,10 +192,13 @@ func (r *recorder) do(id int, in input, have *corev1.ConfigMap) (output, *corev1
 		got = nil
 	}
 	op.Output = out
-	if in.kind != get || out.answer != unknown { // a read without an answer says nothing
-		r.mu.Lock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case out.answer == unsent:
+		r.unsent++
+	case in.kind != get || out.answer != unknown: // a read without an answer says nothing
 		r.history = append(r.history, op)
-		r.mu.Unlock()
 	}
 	return out, got
 }
@@ -227,6 +233,8 @@ func judge(err error) answer {
 		return exists
 	case apierrors.IsConflict(err):
 		return conflict
+	case utilnet.IsConnectionRefused(err):
+		return unsent
 	}
 	return unknown
 }
@@ -238,7 +246,7 @@ func (r *recorder) finish(keys int) {
 	r.stop()
 	r.wg.Wait()
 	for i := range keys {
-		if out, _ := r.do(-1, input{key: fmt.Sprint("key-", i), kind: get}, nil); out.answer == unknown {
+		if out, _ := r.do(-1, input{key: fmt.Sprint("key-", i), kind: get}, nil); out.answer == unknown || out.answer == unsent {
 			r.t.Errorf("key-%d cannot be read at the end", i)
 		}
 	}
@@ -353,5 +361,5 @@ func (r *recorder) counts() (answered, silent int) {
 			answered++
 		}
 	}
-	return answered, silent
+	return answered, silent + r.unsent
 }
