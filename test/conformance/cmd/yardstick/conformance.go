@@ -57,6 +57,9 @@ func conformance(ctx context.Context, _ []string) error {
 		err = errors.Join(err, c.KeepLogs(out), cluster.Remove(config.Dir))
 	}
 	if err != nil {
+		if specs, unread := report.Read(filepath.Join(out, run.JUnit)); unread == nil {
+			fmt.Print(report.Run{}.Summary(specs)) // as far as it came
+		}
 		return err
 	}
 	whole := options.Focus == "" && options.Skip == "" && options.Labels == run.Conformance
