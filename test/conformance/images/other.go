@@ -61,6 +61,7 @@ func makeBusyBox(ctx context.Context, w *workshop) ([]v1.Image, error) {
 		return nil, err
 	}
 	t.link("bin/env", "/bin/busybox")
+	t.link("bin/sysctl", "/bin/busybox") // Debian's busybox has it in /sbin only
 	return one(assemble(v1.Config{Cmd: []string{"sh"}}, tag(suite.GetE2EImage(suite.BusyBox)), t))
 }
 
