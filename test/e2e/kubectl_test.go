@@ -416,7 +416,7 @@ func (k *kubectl) top() {
 	k.says(`(?s)^NAME +CPU\(cores\) +MEMORY\(bytes\) *\nbusy +\d+m +\d+Mi *\n$`, "top", "pods", "-l", "top=busy")
 	k.says(`(?s)^POD +NAME +CPU\(cores\) +MEMORY\(bytes\) *\nbusy +busy +\d+m +\d+Mi *\n$`, "top", "pods", "--containers", "-l", "top=busy")
 	k.says(`(?m)^`+k.namespace+` +busy +\d+m +\d+Mi`, "top", "pods", "-A")
-	k.says(`(?s)^NAME +CPU\(cores\) +CPU.*\nnode +\d+m +\d+% +\d+Mi +\d+% *\n$`, "top", "nodes")
+	k.says(`(?s)^NAME +CPU\(cores\) +CPU.*\n\S+ +\d+m +\d+% +\d+Mi +\d+% *\n$`, "top", "nodes")
 	k.fails(0, `^No resources found in `+k.namespace+` namespace.\n$`, "top", "pods", "-l", "top=none")
 	k.fails(1, `^Error from server \(NotFound\): pods.metrics.k8s.io "none" not found\n$`, "top", "pod", "none")
 	k.fails(1, `^Error from server \(NotFound\): nodes.metrics.k8s.io "none" not found\n$`, "top", "node", "none")
