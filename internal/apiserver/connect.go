@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -291,6 +292,9 @@ func (c *call) proxy(t target) {
 			if resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.Header.Get("Location") != "" && t.transport == c.s.Nodes {
 				return errRedirect
 			}
+			if c.info.Subresource == "log" {
+				return c.logRefused(resp)
+			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -303,10 +307,33 @@ func (c *call) proxy(t target) {
 	p.ServeHTTP(c.w, c.r)
 }
 
+// logRefused is the kubelet's plain "no" to a log as an error of the API, or nil
+// if it has said yes.
+func (c *call) logRefused(resp *http.Response) error {
+	if resp.StatusCode/100 == 2 {
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 2048))
+	if err != nil {
+		return err
+	}
+	message := strings.TrimSpace(string(text))
+	switch resp.StatusCode {
+	case http.StatusBadRequest:
+		return apierrors.NewBadRequest(message)
+	case http.StatusInternalServerError:
+		return apierrors.NewInternalError(errors.New(message))
+	}
+	return apierrors.NewGenericServerResponse(resp.StatusCode, "", schema.GroupResource{Resource: "pods/log"}, c.info.Name, message, 0, false)
+}
+
 var errRedirect = errors.New("the backend attempted to redirect this request, which is not permitted")
 
 // unreachable words why the other end did not answer, as upstream does.
 func (c *call) unreachable(t target, err error) error {
+	if told := (*apierrors.StatusError)(nil); errors.As(err, &told) {
+		return told
+	}
 	status := metav1.Status{Status: metav1.StatusFailure}
 	switch {
 	case errors.Is(err, errRedirect):

@@ -192,7 +192,10 @@ func TestComputeStart(t *testing.T) {
 		"all runs, nothing to do": {pod("a", "b").up().running("a", "b"),
 			want{nil, nil, time.Time{}, Active, v1.PodRunning, ""}},
 		"a container made but not started is made again": {pod("a").up().image("a").add("a", func(c *Container) { c.State = Created }),
-			want{[]Action{RemoveContainer{ID: "a-0", Container: "a"}}, nil, time.Time{}, Active, v1.PodRunning, ""}},
+			want{[]Action{RemoveContainer{ID: "a-0", Container: "a"}}, nil, time.Time{}, Active, v1.PodPending, ""}},
+		"a container whose start is not through does not run yet": {pod("a", "b").up().running("a", "b").mem(func(m *Memory) {
+			m.Begin(StartContainer{Container: "b"})
+		}), want{nil, nil, time.Time{}, Active, v1.PodPending, ""}},
 		"a failed sandbox waits": {pod("a").image("a").mem(func(m *Memory) {
 			m.Mounted = true
 			m.Failed[sandboxKey] = Failure{Retry: at(4)}

@@ -93,6 +93,14 @@ func (m *Memory) Begin(a Action) {
 	}
 }
 
+// Starting reports whether the instance is being started. Until that is through,
+// its postStart hook included, the container is not told to run:
+// https://kubernetes.io/docs/concepts/containers/container-lifecycle-hooks/#hook-handler-execution
+func (m *Memory) Starting(c *Container) bool {
+	start, ok := m.Busy[ContainerKey(c.Name)].(StartContainer)
+	return ok && start.Attempt == c.Attempt
+}
+
 // Done notes what came of an action at now.
 func (m *Memory) Done(a Action, r Result, now time.Time) {
 	delete(m.Busy, a.Key())

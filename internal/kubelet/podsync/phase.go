@@ -1,6 +1,7 @@
 package podsync
 
 import (
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -93,18 +94,19 @@ func (p *planner) phase() v1.PodPhase {
 	if p.finished() && !p.anyAlive() {
 		return p.result()
 	}
-	begun, waiting := 0, 0
 	for i := range p.Pod.Spec.Containers {
-		if p.newest(p.Pod.Spec.Containers[i].Name) == nil {
-			waiting++
-		} else {
-			begun++
+		if !p.begun(p.Pod.Spec.Containers[i].Name) {
+			return v1.PodPending
 		}
 	}
-	if waiting > 0 || begun == 0 {
-		return v1.PodPending
-	}
 	return v1.PodRunning
+}
+
+// begun reports whether an instance of the container runs or has run.
+func (p *planner) begun(name string) bool {
+	return slices.ContainsFunc(p.Seen.Containers, func(c Container) bool {
+		return c.Name == name && c.State != Created && !p.Memory.Starting(&c)
+	})
 }
 
 // result is the phase of a pod in which nothing runs any more.

@@ -110,12 +110,13 @@ func (m *maker) containers(specs []v1.Container, old []v1.ContainerStatus) []v1.
 	return out
 }
 
-// instances returns the newest instance of a container and the one before it.
+// instances returns the newest instance of a container and the one before it,
+// without one that is being started.
 func (m *maker) instances(name string) (newest, before *podsync.Container) {
 	for i := range m.seen.Containers {
 		c := &m.seen.Containers[i]
 		switch {
-		case c.Name != name:
+		case c.Name != name || m.Memory.Starting(c):
 		case newest == nil:
 			newest = c
 		default:
@@ -126,6 +127,9 @@ func (m *maker) instances(name string) (newest, before *podsync.Container) {
 }
 
 func (m *maker) container(spec *v1.Container, was v1.ContainerStatus) v1.ContainerStatus {
+	if was.State.Waiting != nil && m.starting(spec.Name) {
+		return was // why it waited holds until it runs, or fails again
+	}
 	newest, before := m.instances(spec.Name)
 	started := false
 	out := v1.ContainerStatus{
@@ -164,6 +168,15 @@ func (m *maker) container(spec *v1.Container, was v1.ContainerStatus) v1.Contain
 		out.State.Waiting = m.waiting(spec)
 	}
 	return out
+}
+
+// starting reports whether an instance of the container is being started, or is about to be.
+func (m *maker) starting(name string) bool {
+	isStart := func(a podsync.Action) bool {
+		start, ok := a.(podsync.StartContainer)
+		return ok && start.Container == name
+	}
+	return isStart(m.Memory.Busy[podsync.ContainerKey(name)]) || slices.ContainsFunc(m.Plan.Actions, isStart)
 }
 
 // exited sets the state of a container whose newest instance has ended: it is

@@ -89,6 +89,12 @@ func situations() map[string]*situation {
 		"readiness-gate":   base("a").up().has(podsync.Container{ID: "c1", Name: "a", State: podsync.Running}).probes("c1", podsync.Probe{Started: true, Ready: true}),
 		"init-and-sidecar": base("a").up().has(exited("c1", "init", 0, 0, "Completed")).has(podsync.Container{ID: "c2", Name: "proxy", State: podsync.Running}).probes("c2", podsync.Probe{Started: true, Ready: true}),
 	}
+	out["post-start"] = base("a", "b").up().has(podsync.Container{ID: "c1", Name: "a", State: podsync.Running}).has(podsync.Container{ID: "c2", Name: "b", State: podsync.Running}).probes("c1", podsync.Probe{Started: true, Ready: true})
+	out["post-start"].memory.Begin(podsync.StartContainer{Container: "b"})
+	out["restart-after-back-off"] = base("a").up().has(podsync.Container{ID: "c2", Name: "a", State: podsync.Running, Attempt: 1}).has(exited("c1", "a", 0, 1, "Error"))
+	out["restart-after-back-off"].memory.Begin(podsync.StartContainer{Container: "a", Attempt: 1})
+	out["restart-after-back-off"].pod.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "a", Image: "img", ContainerID: "containerd://c1",
+		State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}}
 	out["image-back-off"].memory.Reported["a"] = podsync.ReportBackoff{Container: "a", Pull: true, Attempt: 1}
 	out["succeeded"].pod.Spec.RestartPolicy = v1.RestartPolicyNever
 	out["succeeded"].messages["c1"] = "all done"
