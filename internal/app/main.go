@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"skiff.dev/skiff/internal/resident"
 )
 
 // Main runs the command that args name and returns the exit code. The binary
@@ -45,8 +47,11 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), agentCommand(), tokenCommand(), resetCommand(), checkCommand(), imageCommand(), versionCommand())
-	root.AddCommand(componentCommands()...)
+	root.AddCommand(tokenCommand(), resetCommand(), checkCommand(), imageCommand(), versionCommand())
+	for _, lasting := range append(componentCommands(), serverCommand(), agentCommand()) {
+		lasting.PreRun = func(cmd *cobra.Command, _ []string) { go resident.Keep(cmd.Context()) }
+		root.AddCommand(lasting)
+	}
 	return root
 }
 

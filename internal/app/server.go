@@ -24,7 +24,6 @@ import (
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/observe"
 	"skiff.dev/skiff/internal/pki"
-	"skiff.dev/skiff/internal/resident"
 	"skiff.dev/skiff/internal/resources/core"
 	"skiff.dev/skiff/internal/store"
 	"skiff.dev/skiff/internal/store/etcd"
@@ -91,7 +90,6 @@ func runServer(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return s.watchStore(ctx) })
 	g.Go(func() error { return s.bootstrap(ctx) })
 	s.startControllers(ctx, g)
-	g.Go(func() error { resident.Trim(ctx); return nil })
 	if !cfg.DisableAgent {
 		g.Go(func() error { return s.runNode(ctx) })
 	}

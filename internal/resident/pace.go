@@ -3,30 +3,40 @@ package resident
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"sync"
 	"time"
+)
+
+// Growth of the heap between two collections in percent of what is live, as in
+// GOGC.
+const (
+	// idleGrowth lets little garbage lie about. Idle processes make so little
+	// that collecting often costs less than the memory.
+	idleGrowth = 30
+	// A process that works may let garbage pile up to as much, for collecting a
+	// small heap again and again costs more than the work; but a large heap grows
+	// as Go lets it by default.
+	busyGarbage             = 64 << 20
+	leastGrowth, mostGrowth = 100, 300
 )
 
 // calm is how far apart two collections are at least while a process is idle.
 const calm = 5 * time.Second
 
-// Pace has the garbage collector run often while the process is idle, so that
-// little garbage lies about, and seldom while it works, where collecting a
-// small heap again and again costs more than the work. Idle and busy are growth
-// in percent as in GOGC. The collector's own beat tells which it is: each
-// collection looks how long ago the one before was. It may be called once.
-func Pace(idle, busy int) {
-	debug.SetGCPercent(idle)
-	p := &pace{idle: idle, busy: busy, now: idle}
-	p.arm()
-}
-
+// pace sets the collector's growth by its own beat: each collection looks how
+// long ago the one before was.
 type pace struct {
-	idle, busy int
-
 	mu   sync.Mutex
 	now  int       // growth in force
 	last time.Time // of a collection
+}
+
+// startPace takes over from Go's default. A process begins with work.
+func startPace() {
+	p := &pace{now: mostGrowth}
+	debug.SetGCPercent(p.now)
+	p.arm()
 }
 
 // beat is garbage whose collection tells that one took place.
@@ -34,24 +44,34 @@ type beat struct{ _ *byte }
 
 func (p *pace) arm() {
 	runtime.AddCleanup(&beat{new(byte)}, func(p *pace) {
-		if growth, changed := p.collected(time.Now()); changed {
+		if growth, changed := p.collected(time.Now(), live()); changed {
 			debug.SetGCPercent(growth)
 		}
 		p.arm()
 	}, p)
 }
 
-// collected takes the time of a collection and returns the growth from now on,
-// and whether it is another.
-func (p *pace) collected(now time.Time) (growth int, changed bool) {
+// collected takes the time of a collection and the bytes that it has left, and
+// returns the growth from now on, and whether it is another.
+func (p *pace) collected(now time.Time, live uint64) (growth int, changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	growth = p.idle
+	growth = idleGrowth
 	if now.Sub(p.last) < calm {
-		growth = p.busy
+		growth = min(max(int(busyGarbage*100/max(live, 1)), leastGrowth), mostGrowth)
 	}
 	p.last = now
 	changed = growth != p.now
 	p.now = growth
 	return growth, changed
+}
+
+// live is what the last collection has left of the heap, in bytes.
+func live() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(sample)
+	if sample[0].Value.Kind() != metrics.KindUint64 {
+		return 0 // a Go that does not tell
+	}
+	return sample[0].Value.Uint64()
 }

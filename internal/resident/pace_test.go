@@ -8,22 +8,25 @@ import (
 )
 
 func TestPaceFollowsTheCollector(t *testing.T) {
-	p := &pace{idle: 30, busy: 300, now: 30}
+	p := &pace{now: mostGrowth}
 	start := time.Now()
 	for _, c := range []struct {
 		after   time.Duration
+		live    uint64
 		growth  int
 		changed bool
 	}{
-		{0, 30, false},
-		{2 * time.Minute, 30, false},
-		{2*time.Minute + time.Second, 300, true},
-		{2*time.Minute + 2*time.Second, 300, false},
-		{4 * time.Minute, 30, true},
+		{0, 10 << 20, 30, true},
+		{2 * time.Minute, 10 << 20, 30, false},
+		{2*time.Minute + time.Second, 10 << 20, 300, true},
+		{2*time.Minute + 2*time.Second, 0, 300, false},
+		{2*time.Minute + 3*time.Second, 32 << 20, 200, true},
+		{2*time.Minute + 4*time.Second, 1 << 30, 100, true},
+		{4 * time.Minute, 10 << 20, 30, true},
 	} {
-		growth, changed := p.collected(start.Add(c.after))
+		growth, changed := p.collected(start.Add(c.after), c.live)
 		if growth != c.growth || changed != c.changed {
-			t.Errorf("after %v: %d, %v; want %d, %v", c.after, growth, changed, c.growth, c.changed)
+			t.Errorf("after %v with %d bytes: %d, %v; want %d, %v", c.after, c.live, growth, changed, c.growth, c.changed)
 		}
 	}
 }
@@ -31,12 +34,21 @@ func TestPaceFollowsTheCollector(t *testing.T) {
 func TestPaceIsToldOfCollections(t *testing.T) {
 	was := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(was)
-	p := &pace{idle: 30, busy: 300, now: 30}
+	p := &pace{now: idleGrowth}
 	p.arm()
-	for p.growth() != 300 {
+	for p.growth() == idleGrowth {
 		runtime.GC()
 		runtime.Gosched()
 	}
+}
+
+func TestLive(t *testing.T) {
+	ballast := make([]byte, 32<<20)
+	runtime.GC()
+	if got := live(); got < 32<<20 {
+		t.Errorf("%d bytes are live, and 32 MiB more", got)
+	}
+	runtime.KeepAlive(ballast)
 }
 
 func (p *pace) growth() int {

@@ -26,11 +26,18 @@ const (
 	quiet = time.Second
 )
 
-// Trim gives back to the kernel what only the start and bursts of work have
+// Keep keeps this process small until ctx ends, and may be called once. It has
+// the garbage collector run often while the process is idle and seldom while it
+// works. It gives back to the kernel what only the start and bursts of work have
 // used: free heap, and the pages of the binary itself, of which a start touches
 // nearly all and an idle process few. What is needed again comes back from the
-// page cache. It returns when ctx ends.
-func Trim(ctx context.Context) {
+// page cache.
+func Keep(ctx context.Context) {
+	startPace()
+	trim(ctx)
+}
+
+func trim(ctx context.Context) {
 	start := time.Now()
 	for _, moment := range settled {
 		if !wait(ctx, time.Until(start.Add(moment))) {
@@ -106,6 +113,9 @@ func releaseBinary() error {
 		if !ok {
 			continue
 		}
+		// A huge page would make 2 MiB resident for each byte that is needed. Kernels
+		// without these refuse, and need not be told.
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, first, last-first, unix.MADV_NOHUGEPAGE)
 		// Only what is never written may be dropped: it is read again from the file.
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, first, last-first, unix.MADV_DONTNEED); errno != 0 {
 			return fmt.Errorf("madvise: %w", errno)

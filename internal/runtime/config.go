@@ -195,8 +195,10 @@ func containerdConfig(c Config, l layout, h host, pause string) ([]byte, error) 
 			"enable_unprivileged_icmp":               true,
 			"cdi_spec_dirs":                          []string{"/etc/cdi", "/var/run/cdi"},
 			"drain_exec_sync_io_timeout":             "10s",
-			"stats_collect_period":                   "10s",
-			"enable_criu":                            false,
+			// Samples for the CRI's rates of CPU time, for which containerd asks the shim about each
+			// container. The kubelet reads control groups and works out rates by itself.
+			"stats_collect_period": "1h",
+			"enable_criu":          false,
 			"cni": table{
 				"bin_dirs": []string{c.CNIBinDir}, "conf_dir": c.CNIConfDir,
 				"max_conf_num": 1, "use_internal_loopback": true,

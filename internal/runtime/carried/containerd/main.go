@@ -58,11 +58,6 @@ import (
 	"skiff.dev/skiff/internal/resident"
 )
 
-// The heap's growth (GOGC) between collections. The daemon is idle most of the time and its live heap is
-// a few MiB: collecting often then costs less than the memory that the default of 100 leaves lying about.
-// While pods start, each makes some MiB of garbage.
-const idleGrowth, busyGrowth = 30, 300
-
 // The supervisor hands over, as descriptor 3, the lock that this process holds while it lives, and says
 // so in the environment.
 const (
@@ -76,7 +71,7 @@ func main() {
 		syscall.CloseOnExec(lockFD)
 		_ = os.Unsetenv(lockEnv) // fails only for malformed names
 	}
-	resident.Pace(idleGrowth, busyGrowth)
+	go resident.Keep(context.Background())
 	if err := command.App().Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)

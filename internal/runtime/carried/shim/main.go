@@ -34,9 +34,6 @@ const runtimeName = "io.containerd.runc.v2"
 // lingerFor is how long a shim without containers waits for the next pod.
 const lingerFor = time.Minute
 
-// The heap's growth (GOGC) between collections.
-const idleGrowth, busyGrowth = 40, 300
-
 // pauseEnv names the checksum of the pause with which this program makes sandboxes without runc.
 const pauseEnv = "SKIFF_PAUSE"
 
@@ -68,7 +65,7 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 		return nil, err
 	}
 	l.ask(service)
-	resident.Pace(idleGrowth, busyGrowth) // after containerd's own setting
+	go resident.Keep(context.Background()) // after containerd's own setting
 	gorunc.Monitor = newMonitor(gorunc.Monitor, os.Getenv(pauseEnv))
 	return service, nil
 }
