@@ -57,7 +57,7 @@ func startCluster(t *testing.T, lifetime time.Duration) *testCluster {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	plane, err := controlplane.Start(ctx, controlplane.Config{
-		Store: store, Issuer: "https://kubernetes.default.svc", ServiceAccountKey: ca.ServiceAccountKey, ClientCAs: ca.CA.Pool(),
+		Store: store, Issuer: "https://kubernetes.default.svc", ServiceAccountKey: ca.ServiceAccountKey, Trust: controlplane.Trust{Clients: []*x509.Certificate{ca.CA.Cert}},
 		Services: core.ServiceConfig{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, FirstNodePort: 30000, LastNodePort: 32767},
 		Roles:    roles, VerifyImmutability: true,
 		Advertise: netip.MustParseAddrPort("10.0.0.1:6443"),

@@ -46,6 +46,7 @@ type apiServer struct {
 	proxyCA           string
 	proxyNames        []string
 	proxyUser         []string
+	proxyUID          []string
 	proxyGroup        []string
 	proxyExtra        []string
 	tokenFile         string
@@ -71,7 +72,7 @@ func kubeAPIServerCommand() *cobra.Command {
 }
 
 func (a *apiServer) flags(f *pflag.FlagSet) {
-	c := &a.cfg
+	c, headers := &a.cfg, authn.StandardHeaders
 	f.StringVar(&c.BindAddress, "bind-address", c.BindAddress, "address on which the API is served")
 	f.IntVar(&c.SecurePort, "secure-port", c.SecurePort, "port on which the API is served")
 	f.StringVar(&c.AdvertiseAddress, "advertise-address", "", "address at which pods and nodes reach the API server")
@@ -91,10 +92,11 @@ func (a *apiServer) flags(f *pflag.FlagSet) {
 	f.StringVar(&a.kubeletKey, "kubelet-client-key", "", "key of --kubelet-client-certificate")
 	f.StringVar(&a.kubeletCA, "kubelet-certificate-authority", "", "CAs of the kubelets' serving certificates")
 	f.StringVar(&a.proxyCA, "requestheader-client-ca-file", "", "CAs of authenticating proxies")
-	f.StringSliceVar(&a.proxyNames, "requestheader-allowed-names", []string{pki.FrontProxy().User}, "names of authenticating proxies")
-	f.StringSliceVar(&a.proxyUser, "requestheader-username-headers", []string{"X-Remote-User"}, "headers with the user's name")
-	f.StringSliceVar(&a.proxyGroup, "requestheader-group-headers", []string{"X-Remote-Group"}, "headers with the user's groups")
-	f.StringSliceVar(&a.proxyExtra, "requestheader-extra-headers-prefix", []string{"X-Remote-Extra-"}, "prefixes of headers with more about the user")
+	f.StringSliceVar(&a.proxyNames, "requestheader-allowed-names", nil, "names of authenticating proxies (default: all that --requestheader-client-ca-file signed)")
+	f.StringSliceVar(&a.proxyUser, "requestheader-username-headers", headers.UserHeaders, "headers with the user's name, the first that is there counts")
+	f.StringSliceVar(&a.proxyUID, "requestheader-uid-headers", headers.UIDHeaders, "headers with the user's UID, the first that is there counts")
+	f.StringSliceVar(&a.proxyGroup, "requestheader-group-headers", headers.GroupHeaders, "headers with the user's groups")
+	f.StringSliceVar(&a.proxyExtra, "requestheader-extra-headers-prefix", headers.ExtraPrefixes, "prefixes of headers with more about the user")
 	f.StringVar(&a.tokenFile, "token-auth-file", "", "static tokens: lines of token,user,uid,\"groups\"")
 	f.StringSliceVar(&a.authorization, "authorization-mode", []string{"Node", "RBAC"}, "authorizers: Node and RBAC")
 	f.BoolVar(&a.anonymous, "anonymous-auth", true, "let anybody ask for health and version; nothing else is ever open")
@@ -124,16 +126,7 @@ func (a *apiServer) validate() error {
 	}
 	need(containsAll(a.authorization, "Node", "RBAC"), "--authorization-mode: Node and RBAC are always on; leave the flag out or name both")
 	need(a.anonymous, "--anonymous-auth: health and version are always open, and nothing else is; leave the flag out")
-	for _, fixed := range []struct {
-		flag string
-		have []string
-		want string
-	}{
-		{"requestheader-allowed-names", a.proxyNames, pki.FrontProxy().User}, {"requestheader-username-headers", a.proxyUser, "X-Remote-User"},
-		{"requestheader-group-headers", a.proxyGroup, "X-Remote-Group"}, {"requestheader-extra-headers-prefix", a.proxyExtra, "X-Remote-Extra-"},
-	} {
-		need(slices.Equal(fixed.have, []string{fixed.want}), "--%s: only %s is supported", fixed.flag, fixed.want)
-	}
+	faults = append(faults, a.validateHeaders())
 	plugins := pluginNames()
 	for _, name := range a.enabled {
 		need(slices.Contains(plugins, name), "--enable-admission-plugins: there is no plugin %q; there are %s", name, strings.Join(plugins, ", "))
@@ -142,6 +135,41 @@ func (a *apiServer) validate() error {
 		need(!slices.Contains(plugins, name), "--disable-admission-plugins: %s cannot be turned off", name)
 	}
 	return errors.Join(faults...)
+}
+
+// validateHeaders refuses names of headers that could not be told apart, or
+// that no request can have.
+func (a *apiServer) validateHeaders() error {
+	var faults []error
+	flags := map[string]string{} // by header, in the form in which requests have it
+	for _, given := range []struct {
+		flag  string
+		names []string
+	}{
+		{"requestheader-username-headers", a.proxyUser}, {"requestheader-uid-headers", a.proxyUID},
+		{"requestheader-group-headers", a.proxyGroup}, {"requestheader-extra-headers-prefix", a.proxyExtra},
+	} {
+		for _, name := range given.names {
+			canonical := http.CanonicalHeaderKey(name)
+			if !isHeaderName(name) {
+				faults = append(faults, fmt.Errorf("--%s: %q is not the name of a header", given.flag, name))
+			} else if other, ok := flags[canonical]; ok && other != given.flag {
+				faults = append(faults, fmt.Errorf("--%s: %s is already one of --%s", given.flag, name, other))
+			}
+			flags[canonical] = given.flag
+		}
+	}
+	if a.proxyCA != "" && len(a.proxyUser) == 0 {
+		faults = append(faults, errors.New("--requestheader-username-headers: with --requestheader-client-ca-file, say in which header the user's name is"))
+	}
+	return errors.Join(faults...)
+}
+
+// isHeaderName reports whether s is a token of RFC 9110.
+func isHeaderName(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
 }
 
 // pluginNames are the admission plugins that there are; all are always on.
@@ -181,6 +209,7 @@ func (a *apiServer) run(ctx context.Context, _ *pflag.FlagSet) error {
 	g.Go(func() error {
 		return s.progress.Step("cluster is ready for use", func() error { return s.cp.Bootstrap(ctx) })
 	})
+	g.Go(func() error { return s.cp.Keep(ctx) })
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -237,8 +266,10 @@ func (a *apiServer) trust(ctx context.Context, s *server, c *controlplane.Config
 	if err != nil {
 		return err
 	}
-	c.ClientCAs, c.FrontProxyCAs = poolOf(clients), poolOf(proxies)
-	s.acceptable = clientCAs(append(clients, proxies...)...)
+	c.Trust = controlplane.Trust{Clients: clients, Proxies: controlplane.FrontProxies{
+		CAs: proxies, Names: a.proxyNames, UserHeaders: a.proxyUser, UIDHeaders: a.proxyUID, GroupHeaders: a.proxyGroup, ExtraPrefixes: a.proxyExtra,
+	}}
+	s.acceptable = pki.PoolOf(slices.Concat(clients, proxies)...)
 	if s.serving, err = a.servingRotator(ctx); err != nil {
 		return err
 	}
@@ -305,7 +336,7 @@ func poolOf(certs []*x509.Certificate) *x509.CertPool {
 	if certs == nil {
 		return nil
 	}
-	return clientCAs(certs...)
+	return pki.PoolOf(certs...)
 }
 
 func readSigner(flag, file string) (crypto.Signer, error) {

@@ -89,6 +89,7 @@ func runServer(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return s.serve(ctx) })
 	g.Go(func() error { return s.watchStore(ctx) })
 	g.Go(func() error { return s.bootstrap(ctx) })
+	g.Go(func() error { return s.cp.Keep(ctx) })
 	s.startControllers(ctx, g)
 	if !cfg.DisableAgent {
 		g.Go(func() error { return s.runNode(ctx) })
@@ -177,7 +178,7 @@ func (s *server) certificates(ctx context.Context) (err error) {
 	if s.cluster, err = pki.LoadOrCreateCluster(filepath.Join(s.cfg.DataDir, "pki")); err != nil {
 		return err
 	}
-	s.acceptable = clientCAs(s.cluster.CA.Cert, s.cluster.FrontProxyCA.Cert)
+	s.acceptable = pki.PoolOf(s.cluster.CA.Cert, s.cluster.FrontProxyCA.Cert)
 	names, ips, err := s.servingNames()
 	if err != nil {
 		return err
@@ -245,7 +246,10 @@ func (s *server) startControlPlane(ctx context.Context) (err error) {
 	s.cp, err = startPlane(ctx, s.metrics, controlplane.Config{
 		Store: s.store, Issuer: "https://kubernetes.default.svc." + s.cfg.ClusterDomain,
 		ServiceAccountKey: s.cluster.ServiceAccountKey,
-		ClientCAs:         s.cluster.CA.Pool(), FrontProxyCAs: s.cluster.FrontProxyCA.Pool(),
+		Trust: controlplane.Trust{
+			Clients: []*x509.Certificate{s.cluster.CA.Cert},
+			Proxies: controlplane.StandardProxies([]string{pki.FrontProxy().User}, s.cluster.FrontProxyCA.Cert),
+		},
 		Services: core.ServiceConfig{
 			CIDRs:         []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)},
 			FirstNodePort: int32(first), LastNodePort: int32(last),
@@ -334,15 +338,6 @@ func (s *server) serve(ctx context.Context) error {
 		return nil
 	}
 	return err
-}
-
-// clientCAs tells clients which authorities' certificates they may show.
-func clientCAs(certs ...*x509.Certificate) *x509.CertPool {
-	pool := x509.NewCertPool()
-	for _, c := range certs {
-		pool.AddCert(c)
-	}
-	return pool
 }
 
 // bootstrap makes what every cluster has and the administrator's kubeconfig.

@@ -123,6 +123,15 @@ func EncodeCert(cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
+// PoolOf returns a pool of the certificates.
+func PoolOf(certs ...*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
 // EncodeKey returns the private key in PEM, EC keys in the form that every tool reads.
 func EncodeKey(key crypto.Signer) ([]byte, error) {
 	if ec, ok := key.(*ecdsa.PrivateKey); ok {

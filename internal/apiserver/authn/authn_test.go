@@ -156,6 +156,48 @@ func TestFrontProxy(t *testing.T) {
 	}
 }
 
+// Names other than the usual ones, any name of the proxy, and nothing of it
+// left for the servers behind this one, whoever asks.
+func TestFrontProxyOfOtherHeaders(t *testing.T) {
+	proxyCA, userCA := newAuthority(t, "proxy"), newAuthority(t, "users")
+	front := &FrontProxy{
+		Roots: proxyCA.pool(), UserHeaders: []string{"X-User", "X-Login"}, UIDHeaders: []string{"X-Uid"},
+		GroupHeaders: []string{"X-Team"}, ExtraPrefixes: []string{"X-More-"},
+	}
+	chain := WithoutHeaders{Chain{front, NewCertificates(userCA.pool())}, []*FrontProxy{StandardHeaders, front}}
+	ask := func(cert *x509.Certificate) *http.Request {
+		r := getRequest("/", cert)
+		for name, value := range map[string]string{
+			"X-Login": "bob", "X-Uid": "7", "X-Team": "a", "X-More-Shoe": "44", "X-Remote-User": "root", "X-Remote-Group": "system:masters", "Accept": "*/*",
+		} {
+			r.Header.Set(name, value)
+		}
+		return r
+	}
+	for name, test := range map[string]struct {
+		cert *x509.Certificate
+		want *request.User
+	}{
+		"the proxy": {proxyCA.client(pkix.Name{CommonName: "whatever"}),
+			&request.User{Name: "bob", UID: "7", Groups: []string{"a", request.GroupAuthenticated}, Extra: map[string][]string{"shoe": {"44"}}}},
+		"a user": {userCA.client(pkix.Name{CommonName: "ann"}), &request.User{Name: "ann", Groups: []string{request.GroupAuthenticated}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := ask(test.cert)
+			user, ok, err := chain.Authenticate(r)
+			if user != nil && test.want.Extra == nil {
+				user.Extra = nil // that of certificates
+			}
+			if diff := cmp.Diff(test.want, user); !ok || err != nil || diff != "" {
+				t.Error(ok, err, diff)
+			}
+			if diff := cmp.Diff(http.Header{"Accept": {"*/*"}}, r.Header); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 // A header name with a space before the colon would slip past a proxy that
 // strips X-Remote-User: the HTTP server refuses it (CVE-2019-16276).
 func TestHeaderWithSpace(t *testing.T) {

@@ -35,6 +35,10 @@ func DefaultFrontProxy(roots *x509.CertPool, allowedNames ...string) *FrontProxy
 	}
 }
 
+// StandardHeaders are the names that proxies use where nothing else is agreed
+// on. What bears them never reaches what the server passes requests on to.
+var StandardHeaders = DefaultFrontProxy(nil)
+
 // Authenticate takes the headers out of the request once they are believed.
 func (p *FrontProxy) Authenticate(r *http.Request) (*request.User, bool, error) {
 	name := firstHeader(r.Header, p.UserHeaders)
@@ -61,11 +65,12 @@ func (p *FrontProxy) Authenticate(r *http.Request) (*request.User, bool, error) 
 	for _, h := range p.GroupHeaders {
 		user.Groups = append(user.Groups, r.Header.Values(h)...)
 	}
-	p.strip(r.Header)
+	p.Strip(r.Header)
 	return user, true, nil
 }
 
-func (p *FrontProxy) strip(h http.Header) {
+// Strip removes all headers by which the proxy would say who the user is.
+func (p *FrontProxy) Strip(h http.Header) {
 	for _, names := range [][]string{p.UserHeaders, p.UIDHeaders, p.GroupHeaders} {
 		for _, name := range names {
 			h.Del(name)
@@ -111,4 +116,23 @@ func extraHeaders(h http.Header, prefixes []string) map[string][]string {
 		}
 	}
 	return extra
+}
+
+// WithoutHeaders takes the headers of front proxies out of every request that
+// another authenticator has believed: no server behind this one may take them
+// for what a proxy says.
+type WithoutHeaders struct {
+	Authenticator
+	Proxies []*FrontProxy
+}
+
+// Authenticate asks the authenticator first.
+func (w WithoutHeaders) Authenticate(r *http.Request) (*request.User, bool, error) {
+	user, ok, err := w.Authenticator.Authenticate(r)
+	if ok {
+		for _, p := range w.Proxies {
+			p.Strip(r.Header)
+		}
+	}
+	return user, ok, err
 }

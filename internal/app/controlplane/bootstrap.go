@@ -27,7 +27,8 @@ import (
 const parallel = 32
 
 // Bootstrap makes what every cluster has from the start: system namespaces,
-// the default policy, the system priority classes, the service "kubernetes".
+// the default policy, the system priority classes, the service "kubernetes",
+// and whom other servers may believe.
 // What is there already is brought up to date or left alone.
 func (cp *ControlPlane) Bootstrap(ctx context.Context) error {
 	c := cp.self()
@@ -85,6 +86,7 @@ func (cp *ControlPlane) bootstrapNamespaced(ctx context.Context, c *client.Clien
 	for _, want := range policy.RoleBindings {
 		g.Go(func() error { return ensure(ctx, c, want, reconciled(rbac.ReconcileRoleBinding, want)) })
 	}
+	g.Go(func() error { return cp.publishTrust(ctx, c) })
 	if cp.cfg.Advertise.IsValid() {
 		g.Go(func() error { return cp.bootstrapService(ctx, c) })
 	}

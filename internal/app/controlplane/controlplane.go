@@ -7,7 +7,6 @@ package controlplane
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -28,6 +27,7 @@ import (
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/client/inprocess"
 	"skiff.dev/skiff/internal/meta"
+	"skiff.dev/skiff/internal/pki"
 	"skiff.dev/skiff/internal/resources"
 	"skiff.dev/skiff/internal/resources/core"
 	"skiff.dev/skiff/internal/store"
@@ -42,10 +42,9 @@ type Config struct {
 	// that verify them.
 	ServiceAccountKey  crypto.Signer
 	ServiceAccountKeys []crypto.PublicKey
-	// ClientCAs sign the certificates of users, FrontProxyCAs those of
-	// authenticating proxies; either may be nil.
-	ClientCAs, FrontProxyCAs *x509.CertPool
-	Tokens                   authn.TokenFile
+	// Trust says whose certificates are believed.
+	Trust  Trust
+	Tokens authn.TokenFile
 	// Services says where service addresses and node ports are taken from.
 	Services core.ServiceConfig
 	// Advertise is where nodes and pods reach the API server; it becomes the
@@ -123,14 +122,15 @@ func Start(ctx context.Context, cfg Config) (*ControlPlane, error) {
 
 func (cp *ControlPlane) authenticator(tokens authn.TokenAuthenticator) authn.Authenticator {
 	var chain authn.Chain
-	if cp.cfg.FrontProxyCAs != nil {
-		chain = append(chain, authn.DefaultFrontProxy(cp.cfg.FrontProxyCAs, "front-proxy-client"))
+	headers := []*authn.FrontProxy{authn.StandardHeaders}
+	if proxy := cp.cfg.Trust.frontProxy(); proxy != nil {
+		chain, headers = append(chain, proxy), append(headers, proxy)
 	}
-	if cp.cfg.ClientCAs != nil {
-		chain = append(chain, authn.NewCertificates(cp.cfg.ClientCAs))
+	if clients := cp.cfg.Trust.Clients; len(clients) > 0 {
+		chain = append(chain, authn.NewCertificates(pki.PoolOf(clients...)))
 	}
 	chain = append(chain, authn.Bearer{Tokens: tokens})
-	return authn.WithAnonymous{Authenticator: chain, Paths: authn.AnonymousPaths}
+	return authn.WithAnonymous{Authenticator: authn.WithoutHeaders{Authenticator: chain, Proxies: headers}, Paths: authn.AnonymousPaths}
 }
 
 // pages adds the documents by which others verify service account tokens.
