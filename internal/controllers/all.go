@@ -90,6 +90,7 @@ func All(d Deps) ([]Controller, error) {
 		{serviceaccount.New(of("service-account")), "service-account"},
 		{tainteviction.New(of("node"), as("taint-eviction-controller")), "node"},
 		{bootstraptoken.New(of("token-cleaner")), "token-cleaner"},
+		{bootstraptoken.NewSigner(of("bootstrap-signer")), "bootstrap-signer"},
 	}
 	if d.Signer != nil {
 		all = append(all, Controller{csr.NewSigner(of("certificate"), d.Signer, d.SigningDuration), "certificate"})

@@ -192,7 +192,14 @@ func TestDeclaredRightsSuffice(t *testing.T) {
 		})
 		controltest.Create(w, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-abcdef", Namespace: "kube-system"}, Type: "bootstrap.kubernetes.io/token",
-			Data: map[string][]byte{"expiration": []byte(time.Now().Add(time.Minute).UTC().Format(time.RFC3339))},
+			Data: map[string][]byte{
+				"expiration": []byte(time.Now().Add(time.Minute).UTC().Format(time.RFC3339)),
+				"token-id":   []byte("abcdef"), "token-secret": []byte("0123456789abcdef"), "usage-bootstrap-signing": []byte("true"),
+			},
+		})
+		controltest.Create(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-public"}})
+		controltest.Create(w, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: "cluster-info", Namespace: "kube-public"}, Data: map[string]string{"kubeconfig": "apiVersion: v1"},
 		})
 		controltest.Create(w, &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "shop"},
@@ -202,6 +209,9 @@ func TestDeclaredRightsSuffice(t *testing.T) {
 		w.Settle()
 		if got := controltest.Get[*appsv1.Deployment](w, "shop", "web").Status; got.AvailableReplicas != 6 {
 			t.Fatalf("status %+v", got)
+		}
+		if got := controltest.Get[*corev1.ConfigMap](w, "kube-public", "cluster-info").Data; got["jws-kubeconfig-abcdef"] == "" {
+			t.Errorf("not signed: %v", got)
 		}
 		controltest.Update(w, d, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "web:2" })
 		w.Settle()

@@ -197,7 +197,7 @@ func (cp *ControlPlane) Controller(name string) *client.Client {
 // suffix that the others have.
 var plain = map[string]bool{
 	"generic-garbage-collector": true, "pod-garbage-collector": true, "root-ca-cert-publisher": true,
-	"horizontal-pod-autoscaler": true, "token-cleaner": true, "persistent-volume-binder": true,
+	"horizontal-pod-autoscaler": true, "token-cleaner": true, "bootstrap-signer": true, "persistent-volume-binder": true,
 }
 
 // AccountOf returns the service account of kube-system that a controller has by

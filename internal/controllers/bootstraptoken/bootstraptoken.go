@@ -1,5 +1,7 @@
-// Package bootstraptoken knows the Secrets by which new nodes join, and
-// deletes those that have expired. It reads and deletes Secrets of kube-system.
+// Package bootstraptoken knows the Secrets by which new nodes join. One
+// controller deletes those that have expired: it reads and deletes Secrets of
+// kube-system. Another signs with them the ConfigMap by which new nodes find
+// the cluster: it reads them and writes kube-public/cluster-info.
 // https://kubernetes.io/docs/reference/access-authn-authz/bootstrap-tokens/
 package bootstraptoken
 
