@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -86,7 +85,7 @@ func (m *manager) flags(f *pflag.FlagSet) {
 	m.clientFlags(f)
 	m.serveFlags(f)
 	m.leaderFlags(f)
-	f.StringSliceVar(&m.enabled, "controllers", m.enabled, "controllers to run: * for all, name for one, -name for all but one")
+	f.StringSliceVar(&m.enabled, "controllers", m.enabled, "controllers to run: * for all but those that are off by default (bootstrap-signer, token-cleaner), name for one, -name for all but one")
 	f.StringSliceVar(&m.clusterCIDRs, "cluster-cidr", nil, "addresses of pods, of which each node gets a part")
 	f.StringSliceVar(&m.serviceCIDRs, "service-cluster-ip-range", nil, "addresses of services")
 	f.BoolVar(&m.allocate, "allocate-node-cidrs", false, "give each node a part of --cluster-cidr")
@@ -108,15 +107,19 @@ func (m *manager) flags(f *pflag.FlagSet) {
 }
 
 func (m *manager) run(ctx context.Context, f *pflag.FlagSet) error {
+	every, err := everyController()
+	if err != nil {
+		return err
+	}
+	if err := checkControllers(m.enabled, controllers.Names(every)); err != nil {
+		return err
+	}
 	cfg, err := m.restConfig()
 	if err != nil {
 		return err
 	}
 	parts, err := m.parts(cfg, f)
 	if err != nil {
-		return err
-	}
-	if err := m.checkNames(); err != nil {
 		return err
 	}
 	t, err := https.New(cfg, m.name)
@@ -226,40 +229,6 @@ func containsAll(have []string, want ...string) bool {
 	return !slices.ContainsFunc(want, func(w string) bool { return !slices.Contains(have, w) })
 }
 
-// base is a controller's name as --controllers may spell it.
-func base(name string) string { return strings.TrimSuffix(name, "-controller") }
-
-// wants reports whether --controllers asks for a controller.
-func (m *manager) wants(name string) bool {
-	all := false
-	for _, e := range m.enabled {
-		switch {
-		case e == "*":
-			all = true
-		case base(strings.TrimPrefix(e, "-")) == base(name):
-			return !strings.HasPrefix(e, "-")
-		}
-	}
-	return all
-}
-
-// checkNames reports names in --controllers that nothing has.
-func (m *manager) checkNames() error {
-	all, err := everyController()
-	if err != nil {
-		return err
-	}
-	for _, e := range m.enabled {
-		known := e == "*" || slices.ContainsFunc(all, func(c controllers.Controller) bool {
-			return base(c.Name()) == base(strings.TrimPrefix(e, "-"))
-		})
-		if !known {
-			return fmt.Errorf("--controllers: there is no controller %q", strings.TrimPrefix(e, "-"))
-		}
-	}
-	return nil
-}
-
 // runAll runs the controllers that are asked for and can run.
 func (m *manager) runAll(ctx context.Context, p controllers.Deps, of *accounts, events *client.Recorder) error {
 	p.Client, p.Events = of.client, events
@@ -274,7 +243,7 @@ func (m *manager) runAll(ctx context.Context, p controllers.Deps, of *accounts, 
 	g.Go(func() error { return events.Run(ctx) })
 	measure := controller.NewMetrics(m.registry())
 	for _, c := range all {
-		if m.wants(c.Name()) {
+		if wantsController(m.enabled, c.Name()) {
 			c.Measure(measure)
 			g.Go(func() error { return c.Run(ctx) })
 		}

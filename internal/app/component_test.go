@@ -327,26 +327,6 @@ func TestFlagsWithoutEffectAreHiddenAndHaveAReason(t *testing.T) {
 	}
 }
 
-func TestControllerNames(t *testing.T) {
-	for _, test := range []struct {
-		flag string
-		name string
-		want bool
-	}{
-		{"*", "deployment", true}, {"*,-deployment", "deployment", false}, {"*,-deployment-controller", "deployment", false},
-		{"deployment-controller", "deployment", true}, {"deployment", "replicaset", false}, {"", "deployment", false},
-	} {
-		m := manager{enabled: strings.Split(test.flag, ",")}
-		if got := m.wants(test.name); got != test.want {
-			t.Errorf("--controllers=%s: %s %v", test.flag, test.name, got)
-		}
-	}
-	m := manager{enabled: []string{"*", "-no-such"}}
-	if err := m.checkNames(); err == nil || !strings.Contains(err.Error(), `"no-such"`) {
-		t.Errorf("error %v", err)
-	}
-}
-
 func TestKubeletConfig(t *testing.T) {
 	const head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
 	for name, test := range map[string]struct {

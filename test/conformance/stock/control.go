@@ -87,7 +87,7 @@ var patientLease = [2]string{"--leader-elect-lease-duration=60s", "--leader-elec
 
 func (c *Cluster) controllerFlags(*machine.Machine) []string {
 	kubeconfig := c.pki("kube-controller-manager.kubeconfig")
-	flags := []string{
+	return []string{
 		"--allocate-node-cidrs=true",
 		"--authentication-kubeconfig=" + kubeconfig,
 		"--authorization-kubeconfig=" + kubeconfig,
@@ -96,6 +96,7 @@ func (c *Cluster) controllerFlags(*machine.Machine) []string {
 		"--cluster-cidr=" + cluster.PodNetwork,
 		"--cluster-signing-cert-file=" + c.pki("ca.crt"),
 		"--cluster-signing-key-file=" + c.pki("ca.key"),
+		"--controllers=*,bootstrap-signer-controller,token-cleaner-controller",
 		"--kubeconfig=" + kubeconfig,
 		patientLease[0], patientLease[1],
 		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
@@ -104,10 +105,6 @@ func (c *Cluster) controllerFlags(*machine.Machine) []string {
 		"--service-cluster-ip-range=" + cluster.ServiceNetwork,
 		"--use-service-account-credentials=true",
 	}
-	if !c.isOurs("kube-controller-manager") {
-		flags = append(flags, "--controllers=*,bootstrap-signer-controller,token-cleaner-controller") // ours knows none of these
-	}
-	return flags
 }
 
 func (c *Cluster) schedulerFlags(*machine.Machine) []string {
