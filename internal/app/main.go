@@ -40,6 +40,9 @@ func Main(args []string) int {
 	return 1
 }
 
+// garbage is how much of it may lie about while a process works, in bytes.
+const garbage = 32 << 20
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "skiff",
@@ -49,7 +52,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(tokenCommand(), resetCommand(), checkCommand(), imageCommand(), versionCommand())
 	for _, lasting := range append(componentCommands(), serverCommand(), agentCommand()) {
-		lasting.PreRun = func(cmd *cobra.Command, _ []string) { go resident.Keep(cmd.Context()) }
+		lasting.PreRun = func(cmd *cobra.Command, _ []string) { go resident.Keep(cmd.Context(), garbage) }
 		root.AddCommand(lasting)
 	}
 	return root

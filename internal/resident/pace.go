@@ -14,11 +14,8 @@ const (
 	// idleGrowth lets little garbage lie about. Idle processes make so little
 	// that collecting often costs less than the memory.
 	idleGrowth = 30
-	// A process that works may let garbage pile up to as much, for collecting a
-	// small heap again and again costs more than the work; but a large heap grows
-	// as Go lets it by default.
-	busyGarbage             = 64 << 20
-	leastGrowth, mostGrowth = 100, 300
+	// What a process that works grows by depends on how much garbage it may make.
+	leastGrowth, mostGrowth = 100, 400
 )
 
 // calm is how far apart two collections are at least while a process is idle.
@@ -27,14 +24,16 @@ const calm = 5 * time.Second
 // pace sets the collector's growth by its own beat: each collection looks how
 // long ago the one before was.
 type pace struct {
+	garbage uint64 // while it works, in bytes
+
 	mu   sync.Mutex
 	now  int       // growth in force
 	last time.Time // of a collection
 }
 
 // startPace takes over from Go's default. A process begins with work.
-func startPace() {
-	p := &pace{now: mostGrowth}
+func startPace(garbage uint64) {
+	p := &pace{garbage: garbage, now: mostGrowth}
 	debug.SetGCPercent(p.now)
 	p.arm()
 }
@@ -58,7 +57,7 @@ func (p *pace) collected(now time.Time, live uint64) (growth int, changed bool) 
 	defer p.mu.Unlock()
 	growth = idleGrowth
 	if now.Sub(p.last) < calm {
-		growth = min(max(int(busyGarbage*100/max(live, 1)), leastGrowth), mostGrowth)
+		growth = min(max(int(p.garbage*100/max(live, 1)), leastGrowth), mostGrowth)
 	}
 	p.last = now
 	changed = growth != p.now

@@ -8,7 +8,7 @@ import (
 )
 
 func TestPaceFollowsTheCollector(t *testing.T) {
-	p := &pace{now: mostGrowth}
+	p := &pace{garbage: 64 << 20, now: mostGrowth}
 	start := time.Now()
 	for _, c := range []struct {
 		after   time.Duration
@@ -18,8 +18,8 @@ func TestPaceFollowsTheCollector(t *testing.T) {
 	}{
 		{0, 10 << 20, 30, true},
 		{2 * time.Minute, 10 << 20, 30, false},
-		{2*time.Minute + time.Second, 10 << 20, 300, true},
-		{2*time.Minute + 2*time.Second, 0, 300, false},
+		{2*time.Minute + time.Second, 10 << 20, 400, true},
+		{2*time.Minute + 2*time.Second, 0, 400, false},
 		{2*time.Minute + 3*time.Second, 32 << 20, 200, true},
 		{2*time.Minute + 4*time.Second, 1 << 30, 100, true},
 		{4 * time.Minute, 10 << 20, 30, true},

@@ -32,8 +32,13 @@ const (
 // used: free heap, and the pages of the binary itself, of which a start touches
 // nearly all and an idle process few. What is needed again comes back from the
 // page cache.
-func Keep(ctx context.Context) {
-	startPace()
+//
+// Garbage is how many bytes of it may lie about while the process works.
+// Collecting a small heap again and again costs more than the work; but what
+// lives on from a burst lies scattered in all of the heap that it took, and keeps
+// much of that resident.
+func Keep(ctx context.Context, garbage uint64) {
+	startPace(garbage)
 	trim(ctx)
 }
 

@@ -1,16 +1,15 @@
 package runtime
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -122,6 +121,11 @@ func unpack(p carried.Program) ([]byte, error) {
 	return data, nil
 }
 
+// pieceSize is what the kernel maps at a time around a byte that a program needs.
+// Of a file that is written in larger pieces it keeps larger pages, up to 2 MiB,
+// and has all of one resident.
+const pieceSize = 64 << 10
+
 // replace writes an executable file under a temporary name and renames it into place.
 func replace(path string, data []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
@@ -133,7 +137,11 @@ func replace(path string, data []byte) (err error) {
 			_ = os.Remove(f.Name()) // the error that led here is the one to report
 		}
 	}()
-	_, err = io.Copy(f, bytes.NewReader(data))
+	for piece := range slices.Chunk(data, pieceSize) {
+		if _, err = f.Write(piece); err != nil {
+			break
+		}
+	}
 	err = errors.Join(err, f.Chmod(0o700), f.Sync(), f.Close())
 	if err != nil {
 		return err

@@ -71,7 +71,7 @@ func main() {
 		syscall.CloseOnExec(lockFD)
 		_ = os.Unsetenv(lockEnv) // fails only for malformed names
 	}
-	go resident.Keep(context.Background())
+	go resident.Keep(context.Background(), 8<<20)
 	if err := command.App().Run(context.Background(), os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)

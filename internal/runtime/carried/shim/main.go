@@ -65,7 +65,7 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 		return nil, err
 	}
 	l.ask(service)
-	go resident.Keep(context.Background()) // after containerd's own setting
+	go resident.Keep(context.Background(), 8<<20) // after containerd's own setting
 	gorunc.Monitor = newMonitor(gorunc.Monitor, os.Getenv(pauseEnv))
 	return service, nil
 }
