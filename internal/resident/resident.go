@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -107,35 +108,59 @@ func releaseBinary() error {
 	if err != nil {
 		return err
 	}
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return err
 	}
 	defer maps.Close()
-	lines := bufio.NewScanner(maps)
-	for lines.Scan() {
-		first, last, ok := constantOf(lines.Text(), self)
-		if !ok {
-			continue
-		}
+	for _, m := range constants(maps, self) {
 		// A huge page would make 2 MiB resident for each byte that is needed. Kernels
 		// without these refuse, and need not be told.
-		_, _, _ = unix.Syscall(unix.SYS_MADVISE, first, last-first, unix.MADV_NOHUGEPAGE)
-		// Only what is never written may be dropped: it is read again from the file.
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, first, last-first, unix.MADV_DONTNEED); errno != 0 {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.first, m.last-m.first, unix.MADV_NOHUGEPAGE)
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m.first, m.last-m.first, unix.MADV_DONTNEED); errno != 0 {
 			return fmt.Errorf("madvise: %w", errno)
 		}
 	}
-	return lines.Err()
+	return nil
 }
 
-// constantOf reads a line of /proc/self/maps and returns the range of
-// addresses, if it is an unwritable private mapping of the file.
-func constantOf(line, file string) (first, last uintptr, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 6 || fields[5] != file || len(fields[1]) != 4 || fields[1][1] != '-' || fields[1][3] != 'p' {
-		return 0, 0, false
+// mapping is a range of addresses.
+type mapping struct{ first, last uintptr }
+
+// constants reads /proc/self/smaps and returns the unwritable private mappings
+// of the file whose pages are all the file's, and can be read from it again.
+// Others have been written before they were protected, as the addresses of a
+// dynamically linked program are.
+func constants(smaps io.Reader, file string) []mapping {
+	var found []mapping
+	open := false
+	for lines := bufio.NewScanner(smaps); lines.Scan(); {
+		line := lines.Text()
+		if m, constant, ok := parseMapping(line, file); ok {
+			if open = constant; constant {
+				found = append(found, m)
+			}
+			continue
+		}
+		name, value, _ := strings.Cut(line, ":")
+		if open && name == "Anonymous" && strings.Fields(value)[0] != "0" {
+			found = found[:len(found)-1]
+			open = false
+		}
 	}
-	n, err := fmt.Sscanf(fields[0], "%x-%x", &first, &last)
-	return first, last, n == 2 && err == nil && last > first
+	return found
+}
+
+// parseMapping reads the first line of a mapping, and tells whether it is an
+// unwritable private one of the file. ok is false for other lines.
+func parseMapping(line, file string) (m mapping, constant, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) < 5 || strings.HasSuffix(fields[0], ":") {
+		return m, false, false
+	}
+	if n, err := fmt.Sscanf(fields[0], "%x-%x", &m.first, &m.last); n != 2 || err != nil {
+		return m, false, false
+	}
+	constant = len(fields) == 6 && fields[5] == file && len(fields[1]) == 4 && fields[1][1] == '-' && fields[1][3] == 'p'
+	return m, constant, true
 }

@@ -5,25 +5,32 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-func TestConstantOf(t *testing.T) {
-	for _, tc := range []struct {
-		line string
-		want bool
-	}{
-		{"00400000-0296d000 r-xp 00000000 08:01 1234   /bin/skiff", true},
-		{"0296d000-06a06000 r--p 0256d000 08:01 1234   /bin/skiff", true},
-		{"06a06000-06b39000 rw-p 06606000 08:01 1234   /bin/skiff", false},
-		{"0296d000-06a06000 r--s 0256d000 08:01 1234   /bin/skiff", false},
-		{"7f0000000000-7f0000001000 r--p 00000000 08:01 99   /lib/other", false},
-		{"220e8e800000-220e96c00000 rw-p 00000000 00:00 0 ", false},
-		{"", false},
-	} {
-		first, last, ok := constantOf(tc.line, "/bin/skiff")
-		if ok != tc.want || ok && last <= first {
-			t.Errorf("%q: %x-%x, %v", tc.line, first, last, ok)
-		}
+func TestConstants(t *testing.T) {
+	smaps := `00400000-0296d000 r-xp 00000000 08:01 1234   /bin/skiff
+Rss:               22832 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+0296d000-06a06000 r--p 0256d000 08:01 1234   /bin/skiff
+Anonymous:             0 kB
+06a06000-06a08000 r--p 06606000 08:01 1234   /bin/skiff
+Anonymous:             8 kB
+06a08000-06b39000 rw-p 06608000 08:01 1234   /bin/skiff
+Anonymous:             0 kB
+06b40000-06b50000 r--s 0256d000 08:01 1234   /bin/skiff
+Anonymous:             0 kB
+7f0000000000-7f0000001000 r--p 00000000 08:01 99   /lib/other
+Anonymous:             0 kB
+220e8e800000-220e96c00000 rw-p 00000000 00:00 0
+Anonymous:          4000 kB
+06c00000-06c01000 r--p 00000000 08:01 1234   /bin/skiff
+`
+	want := []mapping{{0x400000, 0x296d000}, {0x296d000, 0x6a06000}, {0x6c00000, 0x6c01000}}
+	if diff := cmp.Diff(want, constants(strings.NewReader(smaps), "/bin/skiff"), cmp.AllowUnexported(mapping{})); diff != "" {
+		t.Error(diff)
 	}
 }
 
