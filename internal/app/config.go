@@ -8,9 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
+
+	"skiff.dev/skiff/internal/controllers/nodelifecycle"
 )
 
 // Config is everything that `skiff server` and `skiff agent` can be told. The
@@ -40,6 +43,8 @@ type Config struct {
 	ClusterDomain string `json:"cluster-domain"`
 	// NodePortRange is first-last.
 	NodePortRange string `json:"service-node-port-range"`
+	// NodeGrace is how long a node may be silent before it counts as unhealthy.
+	NodeGrace time.Duration `json:"node-monitor-grace-period"`
 
 	// DisableAgent runs the control plane without a node.
 	DisableAgent bool `json:"disable-agent"`
@@ -70,7 +75,7 @@ func Default() Config {
 	return Config{
 		DataDir: "/var/lib/skiff", BindAddress: "0.0.0.0", SecurePort: 6443,
 		ServiceCIDR: "10.96.0.0/16", ClusterCIDR: "10.244.0.0/16",
-		ClusterDomain: "cluster.local", NodePortRange: "30000-32767",
+		ClusterDomain: "cluster.local", NodePortRange: "30000-32767", NodeGrace: nodelifecycle.Default().Grace,
 		KubeletPort: 10250, MaxPods: 110, PodNetwork: "host-gw", LogLevel: "info",
 	}
 }
@@ -94,6 +99,7 @@ func (c *Config) serverFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.ServiceCIDR, "service-cidr", c.ServiceCIDR, "addresses of services")
 	f.StringVar(&c.ClusterCIDR, "cluster-cidr", c.ClusterCIDR, "addresses of pods; each node gets a /24 of it")
 	f.StringVar(&c.NodePortRange, "service-node-port-range", c.NodePortRange, "ports for services of type NodePort")
+	f.DurationVar(&c.NodeGrace, "node-monitor-grace-period", c.NodeGrace, "how long a node may be silent before it counts as unhealthy")
 	f.BoolVar(&c.DisableAgent, "disable-agent", c.DisableAgent, "run the control plane only, without a node")
 }
 
@@ -187,6 +193,9 @@ func (c *Config) Validate() error {
 	}
 	if _, _, err := parsePortRange(c.NodePortRange); err != nil {
 		bad("service-node-port-range", "%v", err)
+	}
+	if c.NodeGrace <= 0 {
+		bad("node-monitor-grace-period", "%v is not a time to wait for", c.NodeGrace)
 	}
 	if c.PodNetwork != "host-gw" && c.PodNetwork != "vxlan" {
 		bad("pod-network", "%q is neither host-gw nor vxlan", c.PodNetwork)

@@ -28,6 +28,7 @@ func (s *server) controllers(of func(account string) *client.Client, events clie
 	d.RootCA, d.Signer = pki.EncodeCert(s.cluster.CA.Cert), s.cluster.CA
 	d.NodeIPAM.Cluster = []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)} // Validate has read them
 	d.NodeIPAM.Services = []netip.Prefix{netip.MustParsePrefix(s.cfg.ServiceCIDR)}
+	d.NodeLifecycle.Grace = s.cfg.NodeGrace
 	return controllers.All(d)
 }
 
