@@ -1,7 +1,7 @@
-// Command api measures an API server under load: create, get, update and list
-// of ConfigMaps in JSON and protobuf, and watch fan-out. With --pids it also
-// tells what the server's processes spend. It works in a namespace of its own,
-// which it empties.
+// Command api measures an API server under load: create, get, update, list and
+// delete of ConfigMaps in JSON and protobuf, and watch fan-out; --steps chooses
+// among them. With --pids it also tells what the server's processes spend. It
+// works in a namespace of its own, which it empties.
 //
 //	go run ./bench/api --kubeconfig ~/.kube/config --pids "$(pidof kube-apiserver)"
 package main
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,8 @@ type bench struct {
 	client      *load.Client
 	pids        []int
 	namespace   string
+	steps       []string
+	filled      bool // all objects are there
 	objects     int
 	size        int
 	concurrency int
@@ -52,6 +55,7 @@ func run(ctx context.Context) error {
 	pids := pflag.String("pids", "", "processes of the server, whose CPU time and memory are told")
 	media := pflag.StringSlice("media", []string{"json", "protobuf"}, "encodings to measure")
 	asJSON := pflag.Bool("json", false, "print JSON lines")
+	pflag.StringSliceVar(&b.steps, "steps", allSteps, "what to measure; objects are made in any case")
 	pflag.StringVar(&b.namespace, "namespace", "bench-api", "namespace to work in")
 	pflag.IntVar(&b.objects, "objects", 2000, "how many objects to create, get, update and list")
 	pflag.IntVar(&b.size, "size", 1000, "bytes of data in each object")
@@ -63,6 +67,11 @@ func run(ctx context.Context) error {
 	var err error
 	if b.pids, err = measure.ParsePIDs(*pids); err != nil {
 		return err
+	}
+	for _, s := range b.steps {
+		if !slices.Contains(allSteps, s) {
+			return fmt.Errorf("there is no step %q; there are %s", s, strings.Join(allSteps, ", "))
+		}
 	}
 	if b.client, err = load.Dial(b.kubeconfig, 4); err != nil {
 		return err
@@ -81,6 +90,9 @@ func run(ctx context.Context) error {
 			return err
 		}
 		b.out.Add("api.rss", "MiB", float64(after.RSS)/(1<<20), "resident memory right after the load")
+	}
+	if err := b.client.DeleteAll(ctx, b.path()); err != nil {
+		return err
 	}
 	return b.out.Write(os.Stdout, *asJSON)
 }
@@ -117,15 +129,8 @@ func (b *bench) measure(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	if err := b.client.DeleteAll(ctx, b.path()); err != nil {
-		return err
-	}
 	object := func(i int) string { return b.path(fmt.Sprintf("object-%06d", i)) }
-	steps := []struct {
-		verb        string
-		n, parallel int
-		do          func(ctx context.Context, i int) error
-	}{
+	steps := []step{
 		{"create", b.objects, b.concurrency, func(ctx context.Context, i int) error {
 			_, err := b.client.Discard(ctx, "POST", b.path(), media, created[i])
 			return err
@@ -150,38 +155,76 @@ func (b *bench) measure(ctx context.Context, name string) error {
 			_, err := b.client.Discard(ctx, "GET", b.path()+"?resourceVersion=0", media, nil)
 			return err
 		}},
+		{"watch", 0, 0, nil},
+		{"delete", b.objects, b.concurrency, func(ctx context.Context, i int) error {
+			_, err := b.client.Discard(ctx, "DELETE", object(i), media, nil)
+			return err
+		}},
 	}
 	for _, s := range steps {
-		if err := b.step(ctx, name, s.verb, s.n, s.parallel, s.do); err != nil {
+		if err := b.take(ctx, name, media, s); err != nil {
 			return fmt.Errorf("%s: %w", s.verb, err)
 		}
 	}
-	if err := b.fanOut(ctx, name, media); err != nil {
-		return fmt.Errorf("watch: %w", err)
-	}
-	return b.client.DeleteAll(ctx, b.path())
+	return nil
 }
+
+// A step is a request sent n times, some of them at a time.
+type step struct {
+	verb        string
+	n, parallel int
+	do          func(ctx context.Context, i int) error
+}
+
+// take takes a step, if it was asked for. All others need the objects that
+// create leaves, and delete takes them away.
+func (b *bench) take(ctx context.Context, name, media string, s step) error {
+	asked := slices.Contains(b.steps, s.verb)
+	if s.verb == "create" && (asked || !b.filled) {
+		if err := b.client.DeleteAll(ctx, b.path()); err != nil {
+			return err
+		}
+		b.filled = true
+		if !asked {
+			_, _, err := load.Parallel(ctx, s.n, s.parallel, s.do)
+			return err
+		}
+	}
+	switch {
+	case !asked:
+		return nil
+	case s.verb == "watch":
+		return b.fanOut(ctx, name, media)
+	case s.verb == "delete":
+		b.filled = false
+	}
+	return b.step(ctx, name, s)
+}
+
+// allSteps are those there are, in their order.
+var allSteps = []string{"create", "get", "update", "update1", "list", "list0", "watch", "delete"}
 
 // what the steps measure, in words.
 var words = map[string]string{
 	"create": "create", "get": "get", "update": "update",
 	"update1": "update, one client", "list": "list all, consistent", "list0": "list all, from cache",
+	"delete": "delete",
 }
 
-func (b *bench) step(ctx context.Context, name, verb string, n, parallel int, do func(context.Context, int) error) error {
+func (b *bench) step(ctx context.Context, name string, s step) error {
 	before, err := measure.Of(b.pids...)
 	if err != nil {
 		return err
 	}
-	times, took, err := load.Parallel(ctx, n, parallel, do)
+	times, took, err := load.Parallel(ctx, s.n, s.parallel, s.do)
 	if err != nil {
 		return err
 	}
-	key, text := "api."+name+"."+verb, words[verb]+", "+name
-	b.out.Add(key+".rate", "op/s", float64(n)/took.Seconds(), "%s, %d at a time", text, parallel)
+	key, text := "api."+name+"."+s.verb, words[s.verb]+", "+name
+	b.out.Add(key+".rate", "op/s", float64(s.n)/took.Seconds(), "%s, %d at a time", text, s.parallel)
 	b.out.Add(key+".p50", "s", times.Percentile(50), "%s: median", text)
 	b.out.Add(key+".p99", "s", times.Percentile(99), "%s: 99th percentile", text)
-	return b.spent(before, key+".cpu", float64(n), "%s: server CPU per request", text)
+	return b.spent(before, key+".cpu", float64(s.n), "%s: server CPU per request", text)
 }
 
 // spent notes the server's CPU time since before, for each of n operations.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"skiff.dev/skiff/bench/load"
@@ -29,6 +30,7 @@ func (b *bench) fanOut(ctx context.Context, name, media string) error {
 	}
 	var times measure.Times
 	var opened, seen sync.WaitGroup
+	var resumed atomic.Int64
 	opened.Add(b.watchers)
 	path := b.path() + "?watch=1&resourceVersion=0&fieldSelector=metadata.name%3Dobject-000000"
 	for range b.watchers {
@@ -36,7 +38,7 @@ func (b *bench) fanOut(ctx context.Context, name, media string) error {
 			once := sync.OnceFunc(opened.Done)
 			defer once()
 			left := b.events
-			err := watchers.Watch(ctx, path, media, once, func(event []byte) error {
+			again, err := watchers.Follow(ctx, path, media, once, func(event []byte) error {
 				sent, ok := markOf(event)
 				if !ok {
 					return nil
@@ -47,6 +49,7 @@ func (b *bench) fanOut(ctx context.Context, name, media string) error {
 				}
 				return nil
 			})
+			resumed.Add(int64(again))
 			if !errors.Is(err, errSeen) {
 				cancel(err)
 			}
@@ -79,6 +82,7 @@ func (b *bench) fanOut(ctx context.Context, name, media string) error {
 	b.out.Add(key+".rate", "event/s", n/time.Since(start).Seconds(), "%d changes to %d watchers, %s", b.events, b.watchers, name)
 	b.out.Add(key+".p50", "s", times.Percentile(50), "watch, %s: request to arrival, median", name)
 	b.out.Add(key+".p99", "s", times.Percentile(99), "watch, %s: request to arrival, 99th percentile", name)
+	b.out.Add(key+".resumed", "times", float64(resumed.Load()), "watch, %s: streams that the server ended and the client opened again", name)
 	return b.spent(before, key+".cpu", n, "watch, %s: server CPU per event delivered", name)
 }
 

@@ -49,7 +49,7 @@ func Start(binary, dir string, log io.Writer, args ...string) (*Server, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	s := &Server{
 		cmd: cmd, dir: dir, base: "https://127.0.0.1:" + strconv.Itoa(port), ended: make(chan struct{}),
-		client:  &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
+		client:  asker(),
 		started: time.Now(),
 	}
 	if err := cmd.Start(); err != nil {
@@ -84,7 +84,7 @@ func (s *Server) Since() time.Duration { return time.Since(s.started) }
 // the time since the start.
 func (s *Server) Ready(ctx context.Context) (time.Duration, error) {
 	for {
-		if s.readyz() {
+		if readyz(s.client, s.base) {
 			if _, err := os.Stat(s.Kubeconfig()); err == nil {
 				return s.Since(), nil
 			}
@@ -99,13 +99,48 @@ func (s *Server) Ready(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-func (s *Server) readyz() bool {
-	resp, err := s.client.Get(s.base + "/readyz")
+// asker asks servers whose certificates nobody knows yet.
+func asker() *http.Client {
+	return &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+}
+
+func readyz(client *http.Client, base string) bool {
+	resp, err := client.Get(base + "/readyz")
 	if err != nil {
 		return false
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	_, err = io.Copy(io.Discard, resp.Body) // so that the connection can be used again
+	return err == nil && resp.StatusCode == http.StatusOK
+}
+
+// gentlePoll is how often others' servers are asked: each answer costs them.
+const gentlePoll = 10 * time.Millisecond
+
+// Await waits until the server at a URL, which somebody else starts, is ready.
+func Await(ctx context.Context, base string) error {
+	client := asker()
+	defer client.CloseIdleConnections()
+	return until(ctx, func() bool { return readyz(client, base) })
+}
+
+// AwaitFile waits until somebody else has written a file.
+func AwaitFile(ctx context.Context, path string) error {
+	return until(ctx, func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
+}
+
+func until(ctx context.Context, done func() bool) error {
+	for !done() {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(gentlePoll):
+		}
+	}
+	return nil
 }
 
 // Stop ends the server by SIGTERM and returns how long that took.

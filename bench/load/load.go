@@ -140,8 +140,10 @@ func Encode(media string, obj runtime.Object) ([]byte, error) {
 
 // Decode reads an answer into obj.
 func Decode(data []byte, obj runtime.Object) error {
-	return runtime.DecodeInto(scheme.Codecs.UniversalDeserializer(), data, obj)
+	return runtime.DecodeInto(decoder, data, obj)
 }
+
+var decoder = scheme.Codecs.UniversalDeserializer()
 
 // Object reads the object out of a watch event in JSON.
 func Object(event []byte, obj any) error {

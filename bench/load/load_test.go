@@ -4,7 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 func TestEncodeDecode(t *testing.T) {
@@ -72,5 +78,52 @@ func TestUnless(t *testing.T) {
 	}
 	if err := Unless(conflict, 404); err == nil {
 		t.Error("swallowed a conflict")
+	}
+}
+
+// TestFollow has a server end the stream after each event.
+func TestFollow(t *testing.T) {
+	for _, media := range []string{JSON, Protobuf} {
+		var asked []string
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked = append(asked, r.URL.Query().Get("resourceVersion"))
+			object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ResourceVersion: strconv.Itoa(10 * len(asked))}}
+			data, err := Encode(media, object)
+			if err != nil {
+				t.Error(err)
+			}
+			event := metav1.WatchEvent{Type: "ADDED", Object: runtime.RawExtension{Raw: data}}
+			if media == JSON {
+				err = json.NewEncoder(w).Encode(event)
+			} else if data, err = event.Marshal(); err == nil {
+				_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(data))), data...))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}))
+		defer server.Close()
+		c := &Client{base: server.URL, conns: []*http.Client{server.Client()}}
+		enough := errors.New("enough")
+		left := 3
+		resumed, err := c.Follow(t.Context(), "/x?watch=1&resourceVersion=0", media, func() {}, func([]byte) error {
+			if left--; left == 0 {
+				return enough
+			}
+			return nil
+		})
+		if resumed != 2 || !errors.Is(err, enough) {
+			t.Errorf("%s: resumed %d times, %v", media, resumed, err)
+		}
+		if diff := cmp.Diff([]string{"0", "10", "20"}, asked); diff != "" {
+			t.Errorf("%s: %s", media, diff)
+		}
+	}
+}
+
+func TestFollowGivesUpAfterAnError(t *testing.T) {
+	gone := []byte(`{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","code":410}}`)
+	if path, err := after("/x?watch=1", JSON, gone); err == nil {
+		t.Errorf("would go on at %s", path)
 	}
 }

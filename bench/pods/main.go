@@ -1,7 +1,8 @@
 // Command pods measures pod start on real nodes: from the request to create a
 // pod until its status says that it runs and is ready, one pod at a time and
 // many at once. The image must be on the node. With --keep it makes pods that
-// stay, for measuring a node with pods on it.
+// stay, for measuring a node with pods on it; with --cgroup it also tells what a
+// pod costs in CPU time, in all processes of the node.
 //
 //	go run ./bench/pods --kubeconfig ~/.kube/config
 package main
@@ -33,7 +34,9 @@ func main() {
 
 type bench struct {
 	pods load.Pods
-	out  measure.Results
+	// group is a control group whose CPU time is told; none if empty.
+	group string
+	out   measure.Results
 }
 
 func run(ctx context.Context) (err error) {
@@ -43,6 +46,7 @@ func run(ctx context.Context) (err error) {
 	burst := pflag.Int("burst", 50, "pods to start at once")
 	keep := pflag.Int("keep", 0, "only start that many pods and leave them")
 	patience := pflag.Duration("patience", 2*time.Minute, "how long everything may take")
+	pflag.StringVar(&b.group, "cgroup", "", "directory of the control group that is charged: the node's")
 	asJSON := pflag.Bool("json", false, "print JSON lines")
 	pflag.StringVar(&b.pods.Image, "image", cluster.PauseImage, "image to run; it must be on the nodes")
 	pflag.Parse()
@@ -75,6 +79,10 @@ func (b *bench) clean(ctx context.Context) error { return b.pods.Client.DeleteAl
 
 func (b *bench) one(ctx context.Context, n int) error {
 	var all measure.Times
+	before, err := b.cpu()
+	if err != nil {
+		return err
+	}
 	for range n {
 		_, took, err := b.pods.Start(ctx, 1)
 		if err != nil {
@@ -87,10 +95,31 @@ func (b *bench) one(ctx context.Context, n int) error {
 	}
 	b.out.Add("pods.single.p50", "s", all.Percentile(50), "one pod at a time: create to Running and ready, median")
 	b.out.Add("pods.single.p99", "s", all.Percentile(99), "one pod at a time, 99th percentile of %d", n)
-	return nil
+	return b.spent(before, "pods.single.cpu", n, "one pod at a time: CPU of the whole node per pod, started and removed")
+}
+
+// cpu is what the charged group has used so far.
+func (b *bench) cpu() (float64, error) {
+	if b.group == "" {
+		return 0, nil
+	}
+	return measure.GroupCPU(b.group)
+}
+
+// spent notes the CPU time since before, for each of n pods.
+func (b *bench) spent(before float64, key string, n int, text string) error {
+	after, err := b.cpu()
+	if err == nil && b.group != "" {
+		b.out.Add(key, "s", (after-before)/float64(n), "%s", text)
+	}
+	return err
 }
 
 func (b *bench) many(ctx context.Context, n int) error {
+	before, err := b.cpu()
+	if err != nil {
+		return err
+	}
 	times, took, err := b.pods.Start(ctx, n)
 	if err != nil {
 		return err
@@ -98,5 +127,5 @@ func (b *bench) many(ctx context.Context, n int) error {
 	b.out.Add("pods.burst.p50", "s", times.Percentile(50), "%d pods at once: create to Running and ready, median", n)
 	b.out.Add("pods.burst.p99", "s", times.Percentile(99), "%d pods at once, 99th percentile", n)
 	b.out.Add("pods.burst.rate", "pod/s", float64(n)/took.Seconds(), "%d pods at once", n)
-	return nil
+	return b.spent(before, "pods.burst.cpu", n, "many pods at once: CPU of the whole node per pod, started")
 }

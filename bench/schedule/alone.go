@@ -33,7 +33,7 @@ func (b *bench) alone(ctx context.Context) error {
 	opened, times := make(chan struct{}), make(chan []time.Time, 1)
 	go func() {
 		var seen []time.Time
-		err := b.watcher.Watch(ctx, boundPods, load.Protobuf, func() { close(opened) }, func([]byte) error {
+		_, err := b.watcher.Follow(ctx, boundPods, load.Protobuf, func() { close(opened) }, func([]byte) error {
 			if seen = append(seen, time.Now()); len(seen) == b.pods {
 				return errDone
 			}
@@ -112,7 +112,7 @@ func (b *bench) hold(ctx context.Context) error {
 	go func() {
 		defer close(told)
 		names := map[string]struct{}{}
-		err := b.watcher.Watch(ctx, heldPods, load.JSON, func() {}, func(event []byte) error {
+		_, err := b.watcher.Follow(ctx, heldPods, load.JSON, func() {}, func(event []byte) error {
 			var pod corev1.Pod
 			if err := load.Object(event, &pod); err != nil {
 				return err

@@ -2,7 +2,9 @@
 // twice: pods are created while the scheduler is at work, from the first
 // creation to the last binding; then pods that are all there already, but for
 // which there is no node, are let in. No kubelet is needed, and none may be
-// there that would run the pods. It removes what it has made.
+// there that would run the pods. It removes what it has made; --alone=false
+// leaves the second load out, and --clean=false what was made where it is, for
+// clusters that are thrown away.
 //
 //	go run ./bench/schedule --kubeconfig ~/.kube/config --nodes 1000 --pods 5000
 package main
@@ -39,7 +41,9 @@ type bench struct {
 	pids        []int
 	nodes, pods int
 	concurrency int
-	out         measure.Results
+	// quiet is how long no node may have changed before the load begins.
+	quiet time.Duration
+	out   measure.Results
 }
 
 func main() {
@@ -56,6 +60,9 @@ func run(ctx context.Context) (err error) {
 	kubeconfig := pflag.String("kubeconfig", os.Getenv("KUBECONFIG"), "cluster to measure")
 	list := pflag.String("pids", "", "processes whose CPU time is told")
 	patience := pflag.Duration("patience", 5*time.Minute, "how long scheduling may take")
+	pflag.DurationVar(&b.quiet, "quiet", 0, "begin when no node has changed for this long: controllers give new nodes ranges of addresses and take taints away")
+	alone := pflag.Bool("alone", true, "also measure the scheduling of pods that are all there already")
+	clean := pflag.Bool("clean", true, "remove the pods and nodes")
 	asJSON := pflag.Bool("json", false, "print JSON lines")
 	pflag.IntVar(&b.nodes, "nodes", 5000, "nodes to pretend")
 	pflag.IntVar(&b.pods, "pods", 10000, "pods to schedule")
@@ -79,12 +86,20 @@ func run(ctx context.Context) (err error) {
 	if err := b.client.Account(ctx, namespace); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.clean(context.WithoutCancel(ctx))) }()
+	if *clean {
+		defer func() { err = errors.Join(err, b.clean(context.WithoutCancel(ctx))) }()
+	}
 	if err := b.register(ctx); err != nil {
 		return fmt.Errorf("registering nodes: %w", err)
 	}
+	if err := b.settle(ctx); err != nil {
+		return fmt.Errorf("waiting for the nodes to settle: %w", err)
+	}
 	if err := b.schedule(ctx); err != nil {
 		return err
+	}
+	if !*alone {
+		return b.out.Write(os.Stdout, *asJSON)
 	}
 	if err := b.client.DeleteAll(ctx, pods); err != nil {
 		return fmt.Errorf("removing the pods: %w", err)
@@ -127,6 +142,26 @@ func (b *bench) register(ctx context.Context) error {
 	return nil
 }
 
+// settle waits until no pretended node has changed for a while.
+func (b *bench) settle(ctx context.Context) error {
+	if b.quiet == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// A change begins the wait anew; the timer ends it.
+	timer := time.AfterFunc(b.quiet, func() { cancel(errDone) })
+	defer timer.Stop()
+	start := time.Now()
+	_, err := b.watcher.Follow(ctx, "/api/v1/nodes?watch=1&resourceVersion=0&labelSelector="+label, load.Protobuf,
+		func() {}, func([]byte) error { timer.Reset(b.quiet); return nil })
+	if cause := context.Cause(ctx); cause == nil || !errors.Is(cause, errDone) {
+		return errors.Join(err, cause)
+	}
+	b.out.Add("schedule.settle", "s", (time.Since(start) - b.quiet).Seconds(), "nodes registered to the last change of one by a controller")
+	return nil
+}
+
 func (b *bench) pod() *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "pod-", Labels: map[string]string{"app": "bench"}},
@@ -157,7 +192,7 @@ func (b *bench) schedule(ctx context.Context) error {
 		defer close(watched)
 		left := b.pods
 		done := errors.New("done")
-		err := b.watcher.Watch(ctx, pods+"?watch=1&resourceVersion=0&fieldSelector=spec.nodeName%21%3D",
+		_, err := b.watcher.Follow(ctx, pods+"?watch=1&resourceVersion=0&fieldSelector=spec.nodeName%21%3D",
 			load.Protobuf, func() { close(opened) }, func(event []byte) error {
 				if left--; left == 0 {
 					bound <- time.Now()

@@ -3,7 +3,8 @@
 // directory, and to /readyz again with many objects, after a stop and after a
 // kill. It works below a directory of its own, which it removes. With --node,
 // which needs root, it measures a server with a node instead, in namespaces of
-// its own.
+// its own. With --watch it starts nothing, but follows a control plane that
+// somebody else starts, of whatever make.
 //
 //	go run ./bench/startup --binary bin/skiff
 package main
@@ -52,8 +53,16 @@ func run(ctx context.Context) (err error) {
 	pflag.IntVar(&b.rounds, "rounds", 5, "how often each start is measured; the median is told")
 	pflag.IntVar(&b.objects, "objects", 10000, "objects of 1,000 bytes for the restart")
 	node := pflag.Bool("node", false, "measure to the ready node and the first pod instead")
+	var f follower
+	f.flags()
 	asJSON := pflag.Bool("json", false, "print JSON lines")
 	pflag.Parse()
+	if f.server != "" {
+		if err := f.follow(ctx, *node); err != nil {
+			return err
+		}
+		return f.out.Write(os.Stdout, *asJSON)
+	}
 	steps := []func(context.Context) error{b.fresh, b.restart}
 	if *node {
 		if done, err := sandbox.Enter(ctx); done || err != nil {
