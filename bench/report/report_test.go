@@ -31,19 +31,6 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-func TestReplaceKeepsTheRest(t *testing.T) {
-	got, err := replace("a\n"+begin+"old\n"+end+"b\n", "new\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff("a\n"+begin+"new\n"+end+"b\n", got); diff != "" {
-		t.Error(diff)
-	}
-	if _, err := replace("a\n"+begin, "new\n"); err == nil {
-		t.Error("wrote over a page without marks")
-	}
-}
-
 func TestTablesNameWhatIsMissing(t *testing.T) {
 	r := report{missing: []string{"node: no node\nbecame ready"}, found: []measure.Result{{Key: "startup.fresh", Text: "fresh", Value: 0.2, Unit: "s"}}}
 	got := r.tables("here")
