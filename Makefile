@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X skiff.dev/skiff/internal/version.Commit=$(shell git rev-pars
 # The version that kubectl inside says it is.
 LDFLAGS += $(foreach v,gitVersion=v1.37.1 gitMajor=1 gitMinor=37,-X k8s.io/component-base/version.$(v))
 
-.PHONY: build carried deps up down test simulation e2e e2e-v2 bench fmt images stock-up stock-down conformance mixed
+.PHONY: build carried deps up down test simulation e2e e2e-v2 bench fmt images stock-up stock-down conformance mixed bench-tools bench-compare
 
 build: carried
 	go build -ldflags '$(LDFLAGS)' -o bin/skiff ./cmd/skiff
@@ -48,10 +48,13 @@ bench: build
 
 # Upstream's suite and parts as a yardstick, from the module in test/conformance (docs/testing.md). Images come without a
 # registry: test/conformance/images/README.md.
-export TARGET FOCUS SKIP PARALLEL KEEP LABELS CLUSTER COMPONENTS
+export TARGET FOCUS SKIP PARALLEL KEEP LABELS CLUSTER COMPONENTS ROUNDS PARTS RESULTS QUICK
+bench-tools:
+	go build -o bin/bench/ ./bench/...
+bench-compare: build bench-tools
 mixed: build
 conformance: $(if $(filter stock,$(TARGET)),,build)
-images stock-up stock-down conformance mixed: deps
+images stock-up stock-down conformance mixed bench-compare: deps
 	cd test/conformance && go build -o $(CURDIR)/bin/yardstick ./cmd/yardstick && exec $(CURDIR)/bin/yardstick $@
 
 fmt:

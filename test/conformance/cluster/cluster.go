@@ -1,8 +1,9 @@
-// Package cluster is what clusters on pretended machines have in common, whatever they are made of: two
-// machines, n1 and n2, the archives of images, a registry that stands in for all, and kubectl.
+// Package cluster is what clusters on pretended machines have in common, whatever they are made of:
+// machines, n1 and n2 or n1 alone, the archives of images, a registry that stands in for all, and kubectl.
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,15 @@ type Config struct {
 	Registry []string
 	// Log gets a line per step.
 	Log io.Writer
+
+	// Machines is how many there are, each a node; 0 stands for two.
+	Machines int
+	// Durable has a stock etcd wait for the disk, as outside of tests.
+	Durable bool
+	// DNSReplicas is how many CoreDNS a stock cluster runs; 0 stands for two.
+	DNSReplicas int
+	// Flags are further ones, by the names of parts, such as "etcd" or "skiff-server".
+	Flags map[string][]string
 }
 
 // Cluster is one that runs, or is about to.
@@ -58,13 +68,13 @@ type Step struct {
 // Create makes the machines, in place of a cluster that is there.
 func Create(config Config) (*Cluster, error) {
 	c := &Cluster{Config: config, start: time.Now()}
-	c.Say("making two machines in %s", c.Dir)
+	c.Say("making %d machines in %s", c.count(), c.Dir)
 	var err error
 	if c.Set, err = machine.Create(c.Dir); err != nil {
 		return nil, err
 	}
-	for i, name := range []string{"n1", "n2"} {
-		m, err := c.Set.Add(name, i+1)
+	for i := range c.count() {
+		m, err := c.Set.Add(nodeName(i), i+1)
 		if err != nil {
 			return nil, errors.Join(err, machine.Remove(c.Dir))
 		}
@@ -83,8 +93,8 @@ func Open(config Config) (*Cluster, error) {
 	if c.Set, err = machine.Open(c.Dir); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"n1", "n2"} {
-		m, err := c.Set.Machine(name)
+	for i := range c.count() {
+		m, err := c.Set.Machine(nodeName(i))
 		if err == nil {
 			err = m.Check()
 		}
@@ -96,6 +106,10 @@ func Open(config Config) (*Cluster, error) {
 	_, err = os.Stat(c.Kubeconfig())
 	return c, err
 }
+
+func (c *Cluster) count() int { return cmp.Or(c.Machines, 2) }
+
+func nodeName(i int) string { return fmt.Sprintf("n%d", i+1) }
 
 // Remove removes the cluster in dir, whatever state it is in.
 func Remove(dir string) error { return machine.Remove(dir) }
@@ -139,6 +153,15 @@ const patience = 10 * time.Minute
 
 // Eventually repeats check until it returns nil, a part has ended, or patience does.
 func (c *Cluster) Eventually(ctx context.Context, what string, check func() error) error {
+	return c.await(ctx, what, 200*time.Millisecond, check)
+}
+
+// Promptly is Eventually for checks that cost little, where it matters how soon it returns.
+func (c *Cluster) Promptly(ctx context.Context, what string, check func() error) error {
+	return c.await(ctx, what, 25*time.Millisecond, check)
+}
+
+func (c *Cluster) await(ctx context.Context, what string, every time.Duration, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -154,7 +177,7 @@ func (c *Cluster) Eventually(ctx context.Context, what string, check func() erro
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for %s: %w; last: %w", what, ctx.Err(), err)
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(every):
 		}
 	}
 }

@@ -40,8 +40,9 @@ func (c *skiff) start(m *machine.Machine, command string, flags ...string) error
 	if err := os.Chmod(filepath.Join(m.Dir, "var-lib", "skiff"), 0o700); err != nil {
 		return err
 	}
-	args := []string{c.Skiff, command, "--data-dir", dataDir, "--node-name", m.Name, "--node-ip", m.IP}
-	return m.Start(machine.Part{Name: "skiff-" + command, Args: append(args, flags...), Restart: true})
+	args := append([]string{c.Skiff, command, "--data-dir", dataDir, "--node-name", m.Name, "--node-ip", m.IP}, flags...)
+	name := "skiff-" + command
+	return m.Start(machine.Part{Name: name, Args: append(args, c.Flags[name]...), Restart: true})
 }
 
 func (c *skiff) startServer(ctx context.Context) error {
@@ -49,20 +50,26 @@ func (c *skiff) startServer(ctx context.Context) error {
 	if err := c.start(n1, "server"); err != nil {
 		return err
 	}
-	own := filepath.Join(n1.Dir, "var-lib", "skiff", "kubeconfig")
 	return c.Eventually(ctx, "the server", func() error {
-		text, err := os.ReadFile(own)
-		if err != nil {
+		if err := c.copyKubeconfig(); err != nil {
 			return err
 		}
-		// The file names the server as it is seen from n1 itself.
-		seen := strings.ReplaceAll(string(text), "https://127.0.0.1:6443", c.Server())
-		if err := os.WriteFile(c.Kubeconfig(), []byte(seen), 0o600); err != nil {
-			return err
-		}
-		_, err = c.Kubectl(ctx, "", "get", "--raw", "/readyz")
+		_, err := c.Kubectl(ctx, "", "get", "--raw", "/readyz")
 		return err
 	})
+}
+
+// copyKubeconfig takes the server's, which names the server as it is seen from n1 itself. It appears whole.
+func (c *skiff) copyKubeconfig() error {
+	text, err := os.ReadFile(filepath.Join(c.Nodes[0].Dir, "var-lib", "skiff", "kubeconfig"))
+	if err != nil {
+		return err
+	}
+	seen := strings.ReplaceAll(string(text), "https://127.0.0.1:6443", c.Server())
+	if err := os.WriteFile(c.Kubeconfig()+".new", []byte(seen), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(c.Kubeconfig()+".new", c.Kubeconfig())
 }
 
 func (c *skiff) startAgent(ctx context.Context) error {

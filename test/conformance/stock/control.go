@@ -11,13 +11,7 @@ import (
 // startControlPlane starts etcd, the API server, the controllers and the scheduler on n1.
 func (c *Cluster) startControlPlane(ctx context.Context) error {
 	n1 := c.Nodes[0]
-	err := n1.Start(machine.Part{Name: "etcd", Args: []string{
-		filepath.Join(c.Programs, "etcd"), "--name", "n1", "--data-dir", "/var/lib/etcd",
-		"--listen-client-urls", etcdURL, "--advertise-client-urls", etcdURL,
-		"--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380",
-		"--initial-cluster", "n1=http://127.0.0.1:2380", "--unsafe-no-fsync",
-	}})
-	if err != nil {
+	if err := c.startEtcd(n1); err != nil {
 		return err
 	}
 	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
@@ -33,6 +27,19 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	return nil
 }
 
+func (c *Cluster) startEtcd(m *machine.Machine) error {
+	args := []string{
+		filepath.Join(c.Programs, "etcd"), "--name", "n1", "--data-dir", "/var/lib/etcd",
+		"--listen-client-urls", etcdURL, "--advertise-client-urls", etcdURL,
+		"--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380",
+		"--initial-cluster", "n1=http://127.0.0.1:2380",
+	}
+	if !c.Durable {
+		args = append(args, "--unsafe-no-fsync")
+	}
+	return m.Start(machine.Part{Name: "etcd", Args: append(args, c.Flags["etcd"]...)})
+}
+
 const etcdURL = "http://127.0.0.1:2379"
 
 // StartComponent starts one of the five on a machine.
@@ -44,6 +51,7 @@ func (c *Cluster) StartComponent(m *machine.Machine, name string) error {
 		"kubelet":                 c.kubeletFlags,
 		"kube-proxy":              c.proxyFlags,
 	}[name](m)
+	flags = append(flags, c.Flags[name]...)
 	return m.Start(machine.Part{Name: name, Args: c.component(name, flags...), Env: c.path(), Restart: true})
 }
 

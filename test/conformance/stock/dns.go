@@ -1,6 +1,7 @@
 package stock
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -68,7 +69,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {name: coredns, namespace: kube-system, labels: {k8s-app: kube-dns}}
 spec:
-  replicas: 2
+  replicas: %[2]d
   strategy: {rollingUpdate: {maxUnavailable: 1}}
   selector: {matchLabels: {k8s-app: kube-dns}}
   template:
@@ -85,7 +86,7 @@ spec:
         labelSelector: {matchLabels: {k8s-app: kube-dns}}
       containers:
       - name: coredns
-        image: %q
+        image: %[1]q
         imagePullPolicy: IfNotPresent
         args: [-conf, /etc/coredns/Corefile]
         resources: {limits: {memory: 170Mi}, requests: {cpu: 100m, memory: 70Mi}}
@@ -104,7 +105,7 @@ spec:
 `
 
 func (c *Cluster) startDNS(ctx context.Context) error {
-	if _, err := c.Kubectl(ctx, fmt.Sprintf(dnsManifest, c.DNSImage), "apply", "-f", "-"); err != nil {
+	if _, err := c.Kubectl(ctx, fmt.Sprintf(dnsManifest, c.DNSImage, cmp.Or(c.DNSReplicas, 2)), "apply", "-f", "-"); err != nil {
 		return err
 	}
 	return c.Eventually(ctx, "DNS", func() error {

@@ -39,35 +39,42 @@ oom_score = 0
 // startRuntimes starts containerd on each node and loads the images.
 func (c *Cluster) startRuntimes(ctx context.Context) error {
 	return c.Each(ctx, func(ctx context.Context, m *machine.Machine) error {
-		mirrors := filepath.Join(m.Dir, "registries")
-		if err := c.Mirror(mirrors); err != nil {
+		if err := c.startRuntime(m); err != nil {
 			return err
 		}
-		config := filepath.Join(m.Dir, "containerd.toml")
-		text := fmt.Sprintf(containerdConfig, mirrors, filepath.Join(c.Programs, "cni"), filepath.Join(c.Programs, "runc"))
-		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
-			return err
-		}
-		err := m.Start(machine.Part{
-			Name: "containerd", Args: []string{filepath.Join(c.Programs, "containerd"), "--config", config}, Env: c.path(), Restart: true,
-		})
-		if err != nil {
-			return err
-		}
-		err = c.Eventually(ctx, "containerd", func() error {
+		err := c.Eventually(ctx, "containerd", func() error {
 			_, err := c.ctr(ctx, m, "version")
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		for _, file := range c.Archives {
-			if _, err := c.ctr(ctx, m, "-n", "k8s.io", "images", "import", "--local", "--no-unpack=false", file); err != nil {
-				return err
-			}
-		}
-		return nil
+		return c.loadImages(ctx, m)
 	})
+}
+
+func (c *Cluster) startRuntime(m *machine.Machine) error {
+	mirrors := filepath.Join(m.Dir, "registries")
+	if err := c.Mirror(mirrors); err != nil {
+		return err
+	}
+	config := filepath.Join(m.Dir, "containerd.toml")
+	text := fmt.Sprintf(containerdConfig, mirrors, filepath.Join(c.Programs, "cni"), filepath.Join(c.Programs, "runc"))
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return m.Start(machine.Part{
+		Name: "containerd", Args: []string{filepath.Join(c.Programs, "containerd"), "--config", config}, Env: c.path(), Restart: true,
+	})
+}
+
+func (c *Cluster) loadImages(ctx context.Context, m *machine.Machine) error {
+	for _, file := range c.Archives {
+		if _, err := c.ctr(ctx, m, "-n", "k8s.io", "images", "import", "--local", "--no-unpack=false", file); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ctr runs containerd's own client.
@@ -126,19 +133,21 @@ func (c *Cluster) proxyFlags(m *machine.Machine) []string {
 
 // startNodes starts a kubelet and a proxy on each node.
 func (c *Cluster) startNodes(ctx context.Context) error {
-	return c.Each(ctx, func(_ context.Context, m *machine.Machine) error {
-		kubelet := fmt.Sprintf(kubeletConfig, c.pki("ca.crt"), c.pki("kubelet-"+m.Name+".crt"), c.pki("kubelet-"+m.Name+".key"))
-		if !c.isOurs("kubelet") {
-			kubelet += stockKubelet
-		}
-		proxy := fmt.Sprintf(proxyConfig, c.pki("kube-proxy.kubeconfig"), m.Name)
-		return errors.Join(
-			os.WriteFile(filepath.Join(m.Dir, "kubelet.yaml"), []byte(kubelet), 0o644),
-			os.WriteFile(filepath.Join(m.Dir, "kube-proxy.yaml"), []byte(proxy), 0o644),
-			c.StartComponent(m, "kubelet"),
-			c.StartComponent(m, "kube-proxy"),
-		)
-	})
+	return c.Each(ctx, func(_ context.Context, m *machine.Machine) error { return c.startNode(m) })
+}
+
+func (c *Cluster) startNode(m *machine.Machine) error {
+	kubelet := fmt.Sprintf(kubeletConfig, c.pki("ca.crt"), c.pki("kubelet-"+m.Name+".crt"), c.pki("kubelet-"+m.Name+".key"))
+	if !c.isOurs("kubelet") {
+		kubelet += stockKubelet
+	}
+	proxy := fmt.Sprintf(proxyConfig, c.pki("kube-proxy.kubeconfig"), m.Name)
+	return errors.Join(
+		os.WriteFile(filepath.Join(m.Dir, "kubelet.yaml"), []byte(kubelet), 0o644),
+		os.WriteFile(filepath.Join(m.Dir, "kube-proxy.yaml"), []byte(proxy), 0o644),
+		c.StartComponent(m, "kubelet"),
+		c.StartComponent(m, "kube-proxy"),
+	)
 }
 
 // cniConfig: pods hang on a bridge; other nodes' pods are reached by routes, without address translation.
@@ -154,22 +163,11 @@ const cniConfig = `{
 // joinNodes gives each node's pods a network once the cluster has assigned it, and waits until all are ready.
 func (c *Cluster) joinNodes(ctx context.Context) error {
 	for _, m := range c.Nodes {
-		var network string
-		err := c.Eventually(ctx, "the pod network of "+m.Name, func() (err error) {
-			network, err = c.Kubectl(ctx, "", "get", "node", m.Name, "-o", "jsonpath={.spec.podCIDR}")
-			if err == nil && network == "" {
-				err = errors.New("the node has no pod CIDR yet")
-			}
-			return err
-		})
+		network, err := c.podNetwork(ctx, m)
 		if err != nil {
 			return err
 		}
-		conf := filepath.Join(m.Dir, "10-yardstick.conflist")
-		if err := os.WriteFile(conf, fmt.Appendf(nil, cniConfig, network), 0o644); err != nil {
-			return err
-		}
-		if _, err := m.Run(ctx, "install", "-D", conf, "/run/cni/10-yardstick.conflist"); err != nil {
+		if err := configureNetwork(ctx, m, network); err != nil {
 			return err
 		}
 		if err := c.Set.Route(network, m); err != nil {
@@ -177,4 +175,26 @@ func (c *Cluster) joinNodes(ctx context.Context) error {
 		}
 	}
 	return c.NodesReady(ctx)
+}
+
+// podNetwork waits until the cluster has assigned the network of a node's pods.
+func (c *Cluster) podNetwork(ctx context.Context, m *machine.Machine) (network string, err error) {
+	err = c.Eventually(ctx, "the pod network of "+m.Name, func() (err error) {
+		network, err = c.Kubectl(ctx, "", "get", "node", m.Name, "-o", "jsonpath={.spec.podCIDR}")
+		if err == nil && network == "" {
+			err = errors.New("the node has no pod CIDR yet")
+		}
+		return err
+	})
+	return network, err
+}
+
+// configureNetwork tells the runtime of a machine what network its pods have.
+func configureNetwork(ctx context.Context, m *machine.Machine, network string) error {
+	conf := filepath.Join(m.Dir, "10-yardstick.conflist")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, cniConfig, network), 0o644); err != nil {
+		return err
+	}
+	_, err := m.Run(ctx, "install", "-D", conf, "/run/cni/10-yardstick.conflist")
+	return err
 }

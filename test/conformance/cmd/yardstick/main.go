@@ -31,6 +31,7 @@ func commands() []command {
 		{"stock-down", "remove it and all it left", stockDown},
 		{"conformance", "run upstream's suite on a fresh cluster", conformance},
 		{"mixed", "run some specs on clusters of skiff's and upstream's components", mixtures},
+		{"bench-compare", "measure skiff and upstream's parts side by side", benchCompare},
 		{"pids", "print the processes of a running cluster", pids},
 	}
 }
@@ -53,7 +54,7 @@ func dispatch(ctx context.Context, args []string) error {
 	}
 	var b strings.Builder
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "\n  %-12s %s", c.name, c.does)
+		fmt.Fprintf(&b, "\n  %-13s %s", c.name, c.does)
 	}
 	return errors.New("usage: yardstick COMMAND" + b.String())
 }
