@@ -90,7 +90,7 @@ func Start(ctx context.Context, cfg Config) (*ControlPlane, error) {
 		authn.Agnostic{TokenAuthenticator: authn.BootstrapTokens{Objects: objects}, Audiences: issuer.Audiences()},
 		authn.Agnostic{TokenAuthenticator: cfg.Tokens, Audiences: issuer.Audiences()},
 	}
-	nodes := node.New()
+	nodes := node.New(func(ctx context.Context) error { return cp.feeds.caughtUp(ctx) })
 	cp.Authorizer = authz.Union{authz.Superuser{}, nodes, cp.rbac}
 	all := resources.All(resources.Needs{
 		Tokens: tokens, Issuer: issuer, Authorizer: cp.Authorizer, Rules: cp.rbac, Services: cfg.Services, Bind: cp.bind,

@@ -40,13 +40,16 @@ func NameOf(u *request.User) (name string, is bool) {
 
 // Authorizer is the mode Node.
 type Authorizer struct {
-	graph *graph
-	rest  rbac.RuleSet
+	graph    *graph
+	rest     rbac.RuleSet
+	caughtUp func(context.Context) error
 }
 
-// New returns an authorizer that knows no objects yet.
-func New() *Authorizer {
-	return &Authorizer{graph: newGraph(), rest: rbac.Compile(bootstrap.NodeRules())}
+// New returns an authorizer that knows no objects yet. CaughtUp returns when
+// Changed has been told of all that a kubelet can have seen: one that has just
+// been given a pod may ask for what it needs before the graph has it.
+func New(caughtUp func(context.Context) error) *Authorizer {
+	return &Authorizer{graph: newGraph(), rest: rbac.Compile(bootstrap.NodeRules()), caughtUp: caughtUp}
 }
 
 // Changed tells the authorizer that the object of key is now obj; nil says
@@ -64,13 +67,19 @@ func (a *Authorizer) Rules(u *request.User, _ string) (authz.Rules, error) {
 }
 
 // Authorize has no opinion about users that are not nodes.
-func (a *Authorizer) Authorize(_ context.Context, u *request.User, info *request.Info) (authz.Decision, string, error) {
+func (a *Authorizer) Authorize(ctx context.Context, u *request.User, info *request.Info) (authz.Decision, string, error) {
 	node, is := NameOf(u)
 	if !is {
 		return authz.NoOpinion, "", nil
 	}
 	if node == "" {
 		return authz.NoOpinion, fmt.Sprintf("unknown node for user %q", u.Name), nil
+	}
+	if _, allowed := a.judge(node, info); allowed {
+		return authz.Allow, "", nil
+	}
+	if err := a.caughtUp(ctx); err != nil {
+		return authz.NoOpinion, "", fmt.Errorf("finding out what the node needs: %w", err)
 	}
 	if reason, allowed := a.judge(node, info); !allowed {
 		return authz.NoOpinion, reason, nil

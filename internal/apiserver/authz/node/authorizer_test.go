@@ -14,6 +14,9 @@ import (
 	"skiff.dev/skiff/internal/meta"
 )
 
+// known says that everything has been told.
+func known(context.Context) error { return nil }
+
 func podOn(node, name string, change func(*corev1.Pod)) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Spec: corev1.PodSpec{NodeName: node}}
 	if change != nil {
@@ -59,7 +62,7 @@ func ask(s string) *request.Info {
 }
 
 func TestAuthorize(t *testing.T) {
-	a := New()
+	a := New(known)
 	for _, p := range []*corev1.Pod{
 		podOn("n1", "p", needsAll),
 		podOn("n2", "other", func(p *corev1.Pod) { p.Spec.ServiceAccountName = "other" }),
@@ -148,7 +151,7 @@ func TestAuthorize(t *testing.T) {
 }
 
 func TestWhoIsANode(t *testing.T) {
-	a := New()
+	a := New(known)
 	for _, c := range []struct {
 		user   *request.User
 		allow  bool
@@ -161,6 +164,22 @@ func TestWhoIsANode(t *testing.T) {
 		d, reason, _ := a.Authorize(context.Background(), c.user, ask("get /nodes - n1"))
 		if (d == authz.Allow) != c.allow || reason != c.reason {
 			t.Errorf("%s: %v %q", c.user.Name, d, reason)
+		}
+	}
+}
+
+// A kubelet sees its pod on another way than the authorizer, perhaps sooner.
+func TestAuthorizerHearsOfPodsLate(t *testing.T) {
+	var a *Authorizer
+	a = New(func(context.Context) error {
+		a.Changed(Pods, meta.Key{Namespace: "ns", Name: "p"}, podOn("n1", "p", needsAll))
+		return nil
+	})
+	for name, want := range map[string]authz.Decision{"env": authz.Allow, "other": authz.NoOpinion} {
+		info := &request.Info{IsResource: true, Verb: "get", Version: "v1", Resource: "secrets", Namespace: "ns", Name: name}
+		user := &request.User{Name: "system:node:n1", Groups: []string{request.GroupNodes}}
+		if got, reason, err := a.Authorize(t.Context(), user, info); got != want || err != nil {
+			t.Errorf("%s: %v, %s, %v; want %v", name, got, reason, err, want)
 		}
 	}
 }
