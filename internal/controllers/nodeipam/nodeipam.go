@@ -5,8 +5,7 @@ package nodeipam
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"log/slog"
 	"net/netip"
 	"sync"
 
@@ -42,6 +41,7 @@ type allocator struct {
 
 	mu    sync.Mutex
 	pools []*pool
+	full  bool // somebody has been told that nothing is left
 }
 
 // New returns the controller that gives out pod address ranges.
@@ -89,8 +89,8 @@ func (a *allocator) follow(ch client.Change[*corev1.Node]) (keys []meta.Key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if ch.Deleted {
-		for _, p := range a.pools {
-			p.release(ch.Old.Name)
+		if !a.release(ch.Old.Name) {
+			return nil
 		}
 		for n := range a.nodes.All("") { // those that nothing was left for
 			if len(n.Spec.PodCIDRs) == 0 {
@@ -115,23 +115,24 @@ func (a *allocator) take(n *corev1.Node) {
 	}
 }
 
-var errExhausted = errors.New("no range of pod addresses is left")
+// release frees what a node has, and reports whether others can have it now.
+// The lock is held.
+func (a *allocator) release(node string) (freed bool) {
+	for _, p := range a.pools {
+		freed = p.release(node) || freed
+	}
+	a.full = a.full && !freed
+	return freed
+}
 
 func (a *allocator) reconcile(ctx context.Context, n *corev1.Node) (controller.Result, error) {
 	if len(n.Spec.PodCIDRs) > 0 || n.DeletionTimestamp != nil {
 		return controller.Result{}, nil
 	}
-	a.mu.Lock()
-	var ranges []string
-	for _, p := range a.pools {
-		if r, ok := p.reserve(n.Name); ok {
-			ranges = append(ranges, r.String())
-		}
-	}
-	a.mu.Unlock()
-	if len(ranges) < len(a.pools) {
+	ranges, ok := a.reserve(n.Name)
+	if !ok {
 		a.events.Normal(n, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", n.Name)
-		return controller.Result{}, fmt.Errorf("node %s: %w", n.Name, errExhausted)
+		return controller.Result{}, nil // until another node goes, see follow
 	}
 	changed := meta.Copy(n)
 	changed.Spec.PodCIDR, changed.Spec.PodCIDRs = ranges[0], ranges
@@ -140,7 +141,36 @@ func (a *allocator) reconcile(ctx context.Context, n *corev1.Node) (controller.R
 		a.events.Normal(n, "CIDRAssignmentFailed", "Node %s status is now: CIDRAssignmentFailed", n.Name)
 	}
 	if apierrors.IsNotFound(err) {
+		a.forget(n.Name)
 		err = nil
 	}
 	return controller.Result{}, err
+}
+
+// reserve returns the ranges of a node, or false if there is not one of each
+// family left. Of the nodes that get none, the first is told to people.
+func (a *allocator) reserve(node string) (ranges []string, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.pools {
+		if r, ok := p.reserve(node); ok {
+			ranges = append(ranges, r.String())
+		}
+	}
+	ok = len(ranges) == len(a.pools)
+	if !ok && !a.full {
+		a.full = true
+		slog.Warn("no range of pod addresses is left; nodes wait until others are deleted", "node", node, "cluster", a.cfg.Cluster)
+	}
+	return ranges, ok
+}
+
+// forget frees what was meant for a node that has gone meanwhile: its deletion
+// may have been seen before. A successor of its name keeps its own.
+func (a *allocator) forget(node string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if next, ok := a.nodes.Get("", node); !ok || len(next.Spec.PodCIDRs) == 0 {
+		a.release(node)
+	}
 }

@@ -97,13 +97,18 @@ func (p *pool) reserve(node string) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// release frees what node has.
-func (p *pool) release(node string) {
+// release frees what node has, and reports whether a range is free by that.
+func (p *pool) release(node string) (freed bool) {
+	if _, ok := p.byNode[node]; !ok {
+		return false
+	}
 	delete(p.byNode, node)
-	for i, takers := range p.takers {
+	for i, takers := range p.takers { // several, if its range was larger than ours
 		delete(takers, node)
 		if len(takers) == 0 {
 			delete(p.takers, i)
+			freed = true
 		}
 	}
+	return freed
 }
