@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skiff.dev/skiff/internal/observe"
 	"skiff.dev/skiff/internal/resident"
 )
 
@@ -25,6 +26,7 @@ func Main(args []string) int {
 	if len(args) > 1 && args[1] == "kubectl" {
 		return kubectl(args[2:])
 	}
+	observe.QuietLibraries()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := newRoot()
