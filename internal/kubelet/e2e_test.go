@@ -1,8 +1,6 @@
 package kubelet
 
 import (
-	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,36 +85,6 @@ func TestRealExitAndCrash(t *testing.T) {
 	}
 	if !n.events.has("Warning BackOff: Back-off restarting failed container main in pod crash_default(") {
 		t.Errorf("no BackOff event in %q", n.events.list)
-	}
-}
-
-// TestRealLatency measures how long pods take from their creation to Running,
-// with the image present and without a network of their own.
-func TestRealLatency(t *testing.T) {
-	if testing.Short() {
-		t.Skip("SKIPPED: a measurement")
-	}
-	n := newRealNode(t)
-	var took []time.Duration
-	for i := range 20 {
-		name := "p" + string(rune('a'+i))
-		began := time.Now()
-		n.create(n.pod(name))
-		n.wait(name, "running", running)
-		took = append(took, time.Since(began))
-	}
-	slices.Sort(took)
-	t.Logf("one at a time: p50 %v, p99 %v", took[10].Round(time.Millisecond), took[19].Round(time.Millisecond))
-	began := time.Now()
-	for i := range 20 {
-		n.create(n.pod(fmt.Sprintf("q%d", i)))
-	}
-	for i := range 20 {
-		n.wait(fmt.Sprintf("q%d", i), "running", running)
-	}
-	t.Logf("20 at once, all: %v", time.Since(began).Round(time.Millisecond))
-	if limit := 3 * time.Second; took[10] > limit {
-		t.Errorf("half of the pods took longer than %v", limit)
 	}
 }
 
