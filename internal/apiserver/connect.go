@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,6 +57,13 @@ func (c *call) connect(k *resource.Connect) error {
 	target, err := c.target(k.Name, item.Object, options)
 	if err != nil {
 		return err
+	}
+	switch {
+	case k.Name == "log" && websocket.IsWebSocketUpgrade(c.r):
+		return c.logSocket(target)
+	case k.Name == "proxy" && c.wantsSlash():
+		c.addSlash()
+		return nil
 	}
 	c.proxy(target)
 	return nil
@@ -286,14 +294,18 @@ func (c *call) proxy(t target) {
 				}
 			}
 			pr.SetXForwarded()
+			pr.Out.Header.Set("X-Forwarded-Uri", c.r.URL.Path)
 		},
 		FlushInterval: -1,
 		ModifyResponse: func(resp *http.Response) error {
 			if resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.Header.Get("Location") != "" && t.transport == c.s.Nodes {
 				return errRedirect
 			}
-			if c.info.Subresource == "log" {
+			switch c.info.Subresource {
+			case "log":
 				return c.logRefused(resp)
+			case "proxy":
+				c.rewriter(t.url).response(resp)
 			}
 			return nil
 		},
@@ -310,8 +322,11 @@ func (c *call) proxy(t target) {
 // logRefused is the kubelet's plain "no" to a log as an error of the API, or nil
 // if it has said yes.
 func (c *call) logRefused(resp *http.Response) error {
-	if resp.StatusCode/100 == 2 {
+	switch resp.StatusCode / 100 {
+	case 2:
 		return nil
+	case 3:
+		return errRedirect
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 2048))
 	if err != nil {

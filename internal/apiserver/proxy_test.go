@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -195,5 +196,72 @@ func TestUnreachableKubelet(t *testing.T) {
 	_, err = c.Pods("default").GetLogs("p", &corev1.PodLogOptions{}).Stream(t.Context())
 	if err == nil || !strings.HasPrefix(err.Error(), `Get "https://`) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestProxyLeadsThroughItself: what is proxied to begins with a slash, and its
+// links lead through the proxy again.
+func TestProxyLeadsThroughItself(t *testing.T) {
+	api := withPod(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<a href="%s/next">`, strings.TrimSuffix(r.URL.Path, "/"))
+	}))
+	const proxy = "/api/v1/nodes/node/proxy"
+	for _, tc := range []struct {
+		method, path     string
+		code             int
+		location, answer string
+	}{
+		{"GET", proxy + "?a=b", http.StatusMovedPermanently, proxy + "/?a=b", ""},
+		{"GET", proxy + "/page", http.StatusOK, "", `<a href="` + proxy + `/page/next">`},
+		{"POST", proxy, http.StatusOK, "", `<a href="` + proxy + `/next">`},
+	} {
+		in, _ := dial(t, api, tc.method, tc.path, "Content-Length: 0")
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != tc.code || resp.Header.Get("Location") != tc.location || string(data) != tc.answer {
+			t.Errorf("%s %s: %d, Location %q, %s", tc.method, tc.path, resp.StatusCode, resp.Header.Get("Location"), data)
+		}
+	}
+}
+
+// TestLogByWebSocket: browsers can read a log in no other way.
+func TestLogByWebSocket(t *testing.T) {
+	api := withPod(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("previous") != "" {
+			http.Error(w, "there is none", http.StatusBadRequest)
+			return
+		}
+		_, _ = io.WriteString(w, "a line\n") // the client may have gone
+	}))
+	url := "wss://" + api.HTTP.Listener.Addr().String() + "/api/v1/namespaces/default/pods/p/log"
+	header := http.Header{"Authorization": {"Bearer " + apitest.Admin}}
+	for protocol, want := range map[string]string{"": "a line\n", "binary.k8s.io": "a line\n", "base64.binary.k8s.io": "YSBsaW5lCg=="} {
+		dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a test
+		if protocol != "" {
+			dialer.Subprotocols = []string{protocol}
+		}
+		conn, _, err := dialer.DialContext(t.Context(), url, header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, data, err := conn.ReadMessage(); err != nil || string(data) != want {
+			t.Errorf("%q: %q, %v", protocol, data, err)
+		}
+		if _, _, err := conn.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+			t.Errorf("%q: the end is %v", protocol, err)
+		}
+	}
+	dialer := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a test
+	_, resp, err := dialer.DialContext(t.Context(), url+"?previous=true", header)
+	if err == nil || resp == nil || resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("what the kubelet refuses: %v, %+v", err, resp)
 	}
 }

@@ -90,7 +90,9 @@ func (c *call) check() (err error) {
 	if c.info.Verb == "watch" {
 		c.form, err = accept(c.r, true, streamed)
 	} else {
-		c.form, err = accept(c.r, true, offer)
+		info := c.res.Info()
+		// A review that is answered at once has no columns, nor metadata worth having.
+		c.form, err = accept(c.r, !info.Virtual || info.Observed, offer)
 	}
 	return err
 }

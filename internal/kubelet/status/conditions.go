@@ -74,7 +74,10 @@ func (m *maker) initialized(out *v1.PodStatus) v1.PodCondition {
 		for i := range out.InitContainerStatuses {
 			s := &out.InitContainerStatuses[i]
 			done := s.Ready || s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
-			if !done && (s.Started == nil || !*s.Started) {
+			if podsync.KindOfInit(&m.Pod.Spec.InitContainers[i]) == podsync.Sidecar {
+				done = s.Started != nil && *s.Started
+			}
+			if !done {
 				names = append(names, s.Name)
 			}
 		}

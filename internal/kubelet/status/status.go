@@ -159,7 +159,7 @@ func (m *maker) container(spec *v1.Container, was v1.ContainerStatus) v1.Contain
 	switch newest.State {
 	case podsync.Running:
 		p := m.Memory.Probes[newest.ID]
-		started, out.Ready = p.Started, p.Started && p.Ready
+		started, out.Ready = p.Started, p.Started && p.Ready && !m.isInit(spec) // which is ready when it is done
 		out.State.Running = &v1.ContainerStateRunning{StartedAt: metav1.NewTime(newest.StartedAt).Rfc3339Copy()}
 		resources(spec, newest, &out)
 	case podsync.Exited:
@@ -179,14 +179,19 @@ func (m *maker) starting(name string) bool {
 	return isStart(m.Memory.Busy[podsync.ContainerKey(name)]) || slices.ContainsFunc(m.Plan.Actions, isStart)
 }
 
+// isInit reports whether the container is one that has to end before others start.
+func (m *maker) isInit(spec *v1.Container) bool {
+	_, kind, _ := podsync.Find(m.Pod, spec.Name)
+	return kind == podsync.Init
+}
+
 // exited sets the state of a container whose newest instance has ended: it is
 // terminated, unless something keeps the next instance from starting.
 func (m *maker) exited(spec *v1.Container, c *podsync.Container, out *v1.ContainerStatus) {
 	t := m.terminated(c)
 	if m.Plan.Stage != podsync.Active || !m.again(spec, c) {
 		out.State.Terminated = t
-		_, kind, _ := podsync.Find(m.Pod, spec.Name)
-		out.Ready = kind == podsync.Init && c.ExitCode == 0
+		out.Ready = m.isInit(spec) && c.ExitCode == 0
 		return
 	}
 	if wait := m.backoff(spec, c); wait != nil {
