@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +21,28 @@ type Run struct {
 	Version  string // of the suite
 	Parallel int
 	Took     time.Duration
+	Whole    bool // no specs were left out
+}
+
+// Save writes it to a file, for Load.
+func (r Run) Save(file string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o644)
+}
+
+// Load reads what Save has written.
+func Load(file string) (r Run, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
 }
 
 const intro = `# Conformance

@@ -39,6 +39,10 @@ func conformance(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
+	commit, err := commit()
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	out, err := resultsDir(target, begin)
 	if err != nil {
@@ -62,8 +66,29 @@ func conformance(ctx context.Context, _ []string) error {
 		}
 		return err
 	}
-	whole := options.Focus == "" && options.Skip == "" && options.Labels == run.Conformance
-	return conclude(target, out, begin, parallel, whole)
+	r := report.Run{
+		Target: target, Date: begin, Commit: commit, Version: build.Version, Parallel: parallel, Took: time.Since(begin),
+		Whole: options.Focus == "" && options.Skip == "" && options.Labels == run.Conformance,
+	}
+	if err := r.Save(filepath.Join(out, runFile)); err != nil {
+		return err
+	}
+	return conclude(r, out)
+}
+
+// runFile tells of a run what its specs do not; it lies beside their results.
+const runFile = "run.json"
+
+// tell concludes a run again, with the reasons that are known by now.
+func tell(_ context.Context, args []string) error {
+	if len(args) != 1 {
+		return errors.New("usage: yardstick report DIRECTORY, which is one of a run's results")
+	}
+	r, err := report.Load(filepath.Join(args[0], runFile))
+	if err != nil {
+		return err
+	}
+	return conclude(r, args[0])
 }
 
 // parallelism is how many specs run at a time: $PARALLEL.
@@ -76,21 +101,14 @@ func parallelism() (int, error) {
 }
 
 // conclude prints a run's results, and writes them down when it was whole.
-func conclude(target, out string, begin time.Time, parallel int, whole bool) error {
+func conclude(r report.Run, out string) error {
 	specs, err := report.Read(filepath.Join(out, run.JUnit))
 	if err != nil {
 		return err
 	}
-	commit, err := commit()
-	if err != nil {
-		return err
-	}
-	r := report.Run{
-		Target: target, Date: begin, Commit: commit, Version: build.Version, Parallel: parallel, Took: time.Since(begin),
-	}
 	fmt.Print(r.Summary(specs))
 	fmt.Printf("everything about this run: %s\n", out)
-	if !whole {
+	if !r.Whole {
 		return nil
 	}
 	page, err := resultsPage()
@@ -98,7 +116,7 @@ func conclude(target, out string, begin time.Time, parallel int, whole bool) err
 		return err
 	}
 	fmt.Printf("written to %s\n", page)
-	return report.Replace(page, target, r.Page(specs))
+	return report.Replace(page, r.Target, r.Page(specs))
 }
 
 // commit is the checkout's.

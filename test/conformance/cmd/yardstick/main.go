@@ -30,6 +30,7 @@ func commands() []command {
 		{"stock-up", "start a cluster of upstream's parts, two nodes", stockUp},
 		{"stock-down", "remove it and all it left", stockDown},
 		{"conformance", "run upstream's suite on a fresh cluster", conformance},
+		{"report", "write docs/conformance.md again from the results of a run", tell},
 		{"mixed", "run some specs on clusters of skiff's and upstream's components", mixtures},
 		{"bench-compare", "measure skiff and upstream's parts side by side", benchCompare},
 		{"pids", "print the processes of a running cluster", pids},
