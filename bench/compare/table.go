@@ -129,7 +129,11 @@ func tables(runs []*run) (string, error) {
 		if r.about.Quick {
 			note = " **A trial with small shapes, not to be quoted.**"
 		}
-		fmt.Fprintf(&head, "\nMeasured %s, %d rounds: %s.%s\n", r.about.Facts, r.about.Rounds, strings.Join(used[r], ", "), note)
+		rounds := "one round"
+		if r.about.Rounds > 1 {
+			rounds = fmt.Sprintf("%d rounds", r.about.Rounds)
+		}
+		fmt.Fprintf(&head, "\nMeasured %s, %s: %s.%s\n", r.about.Facts, rounds, strings.Join(used[r], ", "), note)
 	}
 	return head.String() + body.String() + failures(runs) + "\n", nil
 }

@@ -85,6 +85,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			}
 		}
 	}
+	fmt.Fprintf(o.Log, "done after %v\n", progress.took.Round(time.Second))
 	return nil
 }
 
