@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -319,8 +320,8 @@ func (c *call) proxy(t target) {
 	p.ServeHTTP(c.w, c.r)
 }
 
-// logRefused is the kubelet's plain "no" to a log as an error of the API, or nil
-// if it has said yes.
+// logRefused is the kubelet's "no" to a log, plain text or a Status, as an error
+// of the API, or nil if it has said yes.
 func (c *call) logRefused(resp *http.Response) error {
 	switch resp.StatusCode / 100 {
 	case 2:
@@ -331,6 +332,10 @@ func (c *call) logRefused(resp *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 2048))
 	if err != nil {
 		return err
+	}
+	told := metav1.Status{}
+	if json.Unmarshal(text, &told) == nil && told.Kind == "Status" && told.Status == metav1.StatusFailure {
+		return &apierrors.StatusError{ErrStatus: told}
 	}
 	message := strings.TrimSpace(string(text))
 	switch resp.StatusCode {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -263,5 +264,27 @@ func TestLogByWebSocket(t *testing.T) {
 	_, resp, err := dialer.DialContext(t.Context(), url+"?previous=true", header)
 	if err == nil || resp == nil || resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("what the kubelet refuses: %v, %+v", err, resp)
+	}
+}
+
+// TestLogRefused: what the kubelet says against a log becomes the API's error,
+// whether it is in plain text, as stock kubelets write it, or a Status.
+func TestLogRefused(t *testing.T) {
+	const reason = `container "c" in pod "p" is waiting to start: ContainerCreating`
+	api := withPod(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("previous") != "" {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":%q,"reason":"BadRequest","code":400}`, reason)
+			return
+		}
+		http.Error(w, reason, http.StatusBadRequest)
+	}))
+	pods := kubernetes.NewForConfigOrDie(api.Config(apitest.Admin)).CoreV1().Pods("default")
+	for _, previous := range []bool{false, true} {
+		_, err := pods.GetLogs("p", &corev1.PodLogOptions{Previous: previous}).Stream(t.Context())
+		if !apierrors.IsBadRequest(err) || err.Error() != reason {
+			t.Errorf("previous %v: %v", previous, err)
+		}
 	}
 }

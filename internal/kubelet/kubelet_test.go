@@ -165,6 +165,9 @@ func TestRestartOfKubeletTouchesNothing(t *testing.T) {
 		if diff := cmp.Diff(status, s.get("web").Status); diff != "" {
 			t.Errorf("status (-before +after):\n%s", diff)
 		}
+		if !s.groups.has("web") {
+			t.Error("the pod's control group has not been taken over")
+		}
 	})
 }
 

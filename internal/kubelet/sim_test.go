@@ -28,17 +28,27 @@ type sim struct {
 	client   *client.Client
 	cri      *fakecri.Runtime
 	events   *events
+	groups   *noCgroups // of the kubelet that runs
 	layout   layout.Layout
 	programs map[string]*fakecri.Program // by container name
 	k        *Kubelet
 	stop     func()
 }
 
-// noCgroups is for nodes without a kernel.
-type noCgroups struct{}
+// noCgroups is for nodes without a kernel; it knows the pods that have a group.
+type noCgroups struct{ pods sync.Map }
 
-func (noCgroups) EnsurePod(*v1.Pod) (string, error) { return "/test", nil }
-func (noCgroups) RemovePod(types.UID) error         { return nil }
+func (g *noCgroups) EnsurePod(p *v1.Pod) (string, error) {
+	g.pods.Store(p.Name, true)
+	return "/test", nil
+}
+
+func (g *noCgroups) RemovePod(types.UID) error { return nil }
+
+func (g *noCgroups) has(name string) bool {
+	_, ok := g.pods.Load(name)
+	return ok
+}
 
 // simulate runs f with a kubelet in a bubble of virtual time; at the end the
 // runtime must not have been misused.
@@ -61,8 +71,9 @@ func simulate(t *testing.T, f func(t *testing.T, s *sim)) {
 }
 
 func (s *sim) start() {
+	s.groups = &noCgroups{}
 	s.k = New(Config{
-		Client: s.client, Events: s.events, Runtime: s.cri, Images: s.cri, Volumes: noVolumes{}, Cgroups: noCgroups{},
+		Client: s.client, Events: s.events, Runtime: s.cri, Images: s.cri, Volumes: noVolumes{}, Cgroups: s.groups,
 		Node:    config.Node{Name: "n1", ClusterDomain: "cluster.local", Allocatable: func() v1.ResourceList { return nil }},
 		HostIPs: func() []string { return []string{"192.0.2.1"} }, Layout: s.layout, MaxPods: 110,
 		Pulls: kubeletimage.DefaultPullConfig(), Logs: logs.Config{}, Log: slog.New(slog.DiscardHandler),

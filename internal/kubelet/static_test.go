@@ -45,7 +45,7 @@ func TestStaticPods(t *testing.T) {
 	a, rt := newAPI(), fakecri.New("docker.io/library/img:latest")
 	c := client.New(a)
 	k := New(Config{
-		Client: c, Events: &events{}, Runtime: rt, Images: rt, Volumes: noVolumes{}, Cgroups: noCgroups{},
+		Client: c, Events: &events{}, Runtime: rt, Images: rt, Volumes: noVolumes{}, Cgroups: &noCgroups{},
 		Node:    config.Node{Name: "N1", ClusterDomain: "cluster.local", Allocatable: func() v1.ResourceList { return nil }},
 		HostIPs: func() []string { return []string{"192.0.2.1"} }, Layout: layout.Below(dir), StaticPodPath: manifests,
 		Pulls: kubeletimage.DefaultPullConfig(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),

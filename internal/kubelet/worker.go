@@ -17,6 +17,7 @@ import (
 	"skiff.dev/skiff/internal/kubelet/podsync"
 	"skiff.dev/skiff/internal/kubelet/podsync/steps"
 	"skiff.dev/skiff/internal/kubelet/status"
+	"skiff.dev/skiff/internal/pod"
 )
 
 // worker goes round for one pod: see, compute, act, remember. It sleeps until
@@ -118,6 +119,7 @@ func (w *worker) current() *v1.Pod {
 // action is in flight.
 func (w *worker) run(ctx context.Context) {
 	defer w.land()
+	w.recallGroup()
 	w.recallEnding()
 	for ctx.Err() == nil {
 		wake, done := w.round(ctx)
@@ -318,6 +320,18 @@ func hostOf(pod *v1.Pod, seen podsync.Seen) string {
 		}
 	}
 	return pod.Status.PodIP
+}
+
+// recallGroup takes over the control group of a pod that an earlier kubelet has
+// started, so that it counts, and has the limits of today.
+func (w *worker) recallGroup() {
+	p := w.current()
+	if !w.started || !pod.IsActive(p) {
+		return
+	}
+	if _, err := w.k.steps.Cgroups.EnsurePod(p); err != nil {
+		w.k.Log.Warn("taking over a pod's control group", "pod", w.name, "uid", w.uid, "err", err)
+	}
 }
 
 // ending is how far the end of a pod has come, as kept on disk.

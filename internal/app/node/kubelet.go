@@ -72,9 +72,6 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 		Layout:  l, StaticPodPath: n.StaticPodPath, MaxPods: n.MaxPods,
 		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log, Registry: n.Metrics,
 	})
-	if err := groups.Follow(k.Pods); err != nil {
-		return err
-	}
 	pages := stats.New(stats.Config{Node: n.Name, Tree: tree, Groups: groups, Runtime: n.cri, Pods: k.Pods, Layout: l, Log: n.Log}).Handlers()
 	pages["/metrics"] = observe.MetricsPage(n.Metrics)
 	g.Go(func() error { return n.serveKubelet(ctx, k, l, pages) })

@@ -40,7 +40,6 @@ type Groups struct {
 
 	mu   sync.Mutex
 	pods map[types.UID]group
-	all  func() []*v1.Pod // nil before Follow
 }
 
 type group struct {
@@ -51,7 +50,7 @@ type group struct {
 
 // New makes the groups of the qualities of service below root and returns the
 // tree. Groups that are there, with the pods of an earlier kubelet, keep their
-// weight. pidLimit bounds the processes of each pod; 0 for no bound.
+// weight until EnsurePod is called for these. pidLimit bounds the processes of each pod; 0 for no bound.
 func New(tree cgroup.Tree, root string, pidLimit int64) (*Groups, error) {
 	g := &Groups{tree: tree, root: path.Join(root, "kubepods"), pids: pidLimit, pods: map[types.UID]group{}}
 	least := uint64(minShares)
@@ -66,15 +65,6 @@ func New(tree cgroup.Tree, root string, pidLimit int64) (*Groups, error) {
 		}
 	}
 	return g, nil
-}
-
-// Follow makes the weights count pods that an earlier kubelet has started, and
-// brings them up to date. pods lists the node's pods.
-func (g *Groups) Follow(pods func() []*v1.Pod) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.all = pods
-	return g.weighBurstable()
 }
 
 // Limit bounds all pods together by what the node has for them, so that they
@@ -137,14 +127,6 @@ func (g *Groups) weighBurstable() error {
 	for _, have := range g.pods {
 		if path.Dir(have.path) == burstable {
 			sum += have.cpu
-		}
-	}
-	if g.all != nil {
-		for _, p := range g.all() {
-			if _, known := g.pods[p.UID]; !known && pod.IsActive(p) && path.Dir(g.Path(p)) == burstable {
-				requests := pod.Requests(p)
-				sum += requests.Cpu().MilliValue()
-			}
 		}
 	}
 	n := shares(sum)

@@ -138,15 +138,16 @@ func TestRestart(t *testing.T) {
 		}
 		if _, err := tree.Resources(root + "/kubepods/burstable/podold"); err == nil {
 			weight(1024)
-			ended := testPod("ended", list("1", ""), nil)
-			ended.Status.Phase = v1.PodSucceeded
-			if err := g.Follow(func() []*v1.Pod { return []*v1.Pod{old, ended} }); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := g.EnsurePod(testPod("new", list("2", ""), nil)); err != nil {
-				t.Fatal(err)
+			for _, p := range []*v1.Pod{old, testPod("new", list("2", ""), nil)} {
+				if _, err := g.EnsurePod(p); err != nil {
+					t.Fatal(err)
+				}
 			}
 			weight(3072)
+			if err := g.RemovePod(old.UID); err != nil {
+				t.Fatal(err)
+			}
+			weight(2048)
 			return
 		}
 		if _, err := g.EnsurePod(old); err != nil {
