@@ -41,6 +41,8 @@ type Config struct {
 	// Log gets a line per step.
 	Log io.Writer
 
+	// Patience is how long a step may take; 0 stands for ten minutes, for machines that others use as well.
+	Patience time.Duration
 	// Machines is how many there are, each a node; 0 stands for two.
 	Machines int
 	// Durable has a stock etcd wait for the disk, as outside of tests.
@@ -148,10 +150,7 @@ func (c *Cluster) Kubectl(ctx context.Context, input string, args ...string) (st
 	return strings.TrimSpace(string(out)), nil
 }
 
-// patience is for machines that others use as well.
-const patience = 10 * time.Minute
-
-// Eventually repeats check until it returns nil, a part has ended, or patience does.
+// Eventually repeats check until it returns nil, a part has ended, or patience has.
 func (c *Cluster) Eventually(ctx context.Context, what string, check func() error) error {
 	return c.await(ctx, what, 200*time.Millisecond, check)
 }
@@ -162,7 +161,7 @@ func (c *Cluster) Promptly(ctx context.Context, what string, check func() error)
 }
 
 func (c *Cluster) await(ctx context.Context, what string, every time.Duration, check func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Patience, 10*time.Minute))
 	defer cancel()
 	for {
 		err := check()

@@ -34,6 +34,11 @@ func conformance(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := cluster.Lock(config.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	keep := os.Getenv("KEEP") != ""
 	c, err := provide(ctx, target, config, keep)
 	if err != nil {

@@ -9,9 +9,14 @@ import (
 	"time"
 
 	"skiff.dev/skiff/test/conformance/build"
+	"skiff.dev/skiff/test/conformance/cluster"
 	"skiff.dev/skiff/test/conformance/mixed"
 	"skiff.dev/skiff/test/conformance/report"
 )
+
+// mixturePatience is how long a step of a mixture may take. Some do not come up at all, and each need not be
+// waited for as long as a machine that others use as well may need.
+const mixturePatience = 3 * time.Minute
 
 // mixtures runs specs on mixed clusters. FOCUS chooses other specs, COMPONENTS (names with spaces between)
 // fewer mixtures; the matrix is written down when neither is set.
@@ -24,6 +29,12 @@ func mixtures(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := cluster.Lock(config.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	config.Patience = mixturePatience
 	begin := time.Now()
 	out, err := resultsDir("mixed", begin)
 	if err != nil {

@@ -96,6 +96,11 @@ func stockUp(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := cluster.Lock(config.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	c, err := stock.Up(ctx, config)
 	if err != nil {
 		return fmt.Errorf("%w\n`make stock-down` removes what there is of it", err)
@@ -109,6 +114,11 @@ func stockDown(context.Context, []string) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := cluster.Lock(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return cluster.Remove(dir)
 }
 
