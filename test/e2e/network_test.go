@@ -284,10 +284,11 @@ func (n *network) udp() {
 
 // noEndpoints refuses at once instead of letting clients wait.
 func (n *network) noEndpoints() {
+	address := net.JoinHostPort(n.serviceIP("nobody"), "80")
 	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Second)
 	defer cancel()
 	begin := time.Now()
-	if conn, err := n.Machine.Dial(ctx, "tcp", net.JoinHostPort(n.serviceIP("nobody"), "80")); err == nil {
+	if conn, err := n.Machine.Dial(ctx, "tcp", address); err == nil {
 		conn.Close()
 		n.t.Error("somebody answered")
 	}
