@@ -143,7 +143,8 @@ func (j *joined) runNode(ctx context.Context, cfg Config) error {
 	}
 	ip, _ := netip.AddrFromSlice(j.ip) // an IP address is one
 	return node.Run(ctx, node.Config{
-		DataDir: cfg.DataDir, Name: j.name, IP: ip.Unmap(), Client: c,
+		Settings: node.DefaultSettings(),
+		DataDir:  cfg.DataDir, Name: j.name, IP: ip.Unmap(), Client: c,
 		Kubelet: node.KubeletServer{
 			Port: cfg.KubeletPort, GetCertificate: j.GetCertificate, ClientCAs: j.CAs(),
 		},

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -27,7 +28,10 @@ import (
 	"skiff.dev/skiff/internal/pki"
 )
 
-const kubeletHealthPort = 10248
+const (
+	kubeletHealthPort = 10248
+	reasonDead        = "the last container that ended is kept, for its logs"
+)
 
 // kubeletOptions is what `skiff kubelet` is told.
 type kubeletOptions struct {
@@ -35,11 +39,14 @@ type kubeletOptions struct {
 	cfg           Config // DataDir is --root-dir
 	file          string
 	bootstrap     string
+	dropIns       string
+	fields        map[string]*fieldValue // flags for fields of the configuration
+	settings      node.Settings
 	staticPods    string
 	clientCA      string
-	clusterDNS    []string
-	rotate        bool
+	fixed         bool // the client certificate is not to be renewed
 	serverTLS     bool
+	oomScore      *int32
 	healthAddress string
 	healthPort    int
 }
@@ -48,13 +55,12 @@ func kubeletCommand() *cobra.Command {
 	o := &kubeletOptions{
 		component: newComponent("kubelet", 0, without{
 			"pod-infra-container-image": "the runtime has its own",
-			"cgroup-driver":             "control groups are written directly",
 			"cert-dir":                  "certificates are kept in <root-dir>/pki",
-			"authorization-mode":        "the API server is always asked", "authentication-token-webhook": "the API server is always asked",
-			"node-status-update-frequency": reasonPush, "sync-frequency": reasonPush, "cloud-provider": "there are no cloud providers",
-			"fail-swap-on": "swap is no obstacle", "network-plugin": "the runtime has the network plugin",
+			"cloud-provider":            "there are no cloud providers", "network-plugin": "the runtime has the network plugin",
+			"runtime-cgroups": "the runtime's own use is not told apart", "housekeeping-interval": reasonPush,
+			"maximum-dead-containers": reasonDead, "maximum-dead-containers-per-container": reasonDead, "minimum-container-ttl-duration": reasonDead,
 		}),
-		cfg: Default(), healthAddress: "127.0.0.1", healthPort: kubeletHealthPort,
+		cfg: Default(), settings: node.DefaultSettings(), healthAddress: "127.0.0.1", healthPort: kubeletHealthPort,
 	}
 	o.cfg.DataDir = "/var/lib/kubelet"
 	return o.command("Run the pods of a node, as upstream's kubelet", o.flags, o.run)
@@ -64,25 +70,14 @@ func (o *kubeletOptions) flags(f *pflag.FlagSet) {
 	c := &o.cfg
 	o.clientFlags(f)
 	f.StringVar(&o.file, "config", "", "a KubeletConfiguration (kubelet.config.k8s.io/v1beta1); flags win over it")
+	f.StringVar(&o.dropIns, "config-dir", "", "directory of files that end in .conf and win over --config")
 	f.StringVar(&o.bootstrap, "bootstrap-kubeconfig", "", "kubeconfig by which to ask for a client certificate; --kubeconfig is then written")
 	f.StringVar(&c.DataDir, "root-dir", c.DataDir, "where pods, volumes and certificates are kept")
-	f.StringVar(&c.RuntimeEndpoint, "container-runtime-endpoint", "", "CRI socket of the container runtime (default: the one inside skiff)")
 	f.StringVar(&c.NodeName, "hostname-override", "", "name of the node (default: the host's name)")
 	f.StringVar(&c.NodeIP, "node-ip", "", "address of the node (default: that of the default route)")
 	f.StringSliceVar(&c.NodeLabels, "node-labels", nil, "labels to register the node with, key=value")
 	f.StringSliceVar(&c.NodeTaints, "register-with-taints", nil, "taints to register the node with, key=value:effect")
-	f.IntVar(&c.KubeletPort, "port", c.KubeletPort, "port of the kubelet's API")
-	f.IntVar(&c.MaxPods, "max-pods", c.MaxPods, "how many pods may run on this node")
-	f.StringSliceVar(&o.clusterDNS, "cluster-dns", nil, "address of the cluster's DNS")
-	f.StringVar(&c.ClusterDomain, "cluster-domain", c.ClusterDomain, "domain of the cluster's DNS")
-	f.StringVar(&o.staticPods, "pod-manifest-path", "", "directory of static pods")
-	f.StringVar(&o.clientCA, "client-ca-file", "", "CAs of those who use the kubelet's API (default: the kubeconfig's)")
-	f.StringVar(&o.certFile, "tls-cert-file", "", "serving certificate (default: one from the cluster, or one made for this run)")
-	f.StringVar(&o.keyFile, "tls-private-key-file", "", "key of --tls-cert-file")
-	f.BoolVar(&o.rotate, "rotate-certificates", true, "renew the client certificate through the cluster; on whenever --bootstrap-kubeconfig is used")
-	f.BoolVar(&o.serverTLS, "rotate-server-certificates", false, "get the serving certificate from the cluster")
-	f.StringVar(&o.healthAddress, "healthz-bind-address", o.healthAddress, "address on which health is served over HTTP")
-	f.IntVar(&o.healthPort, "healthz-port", o.healthPort, "port on which health is served; 0 for none")
+	o.fields = fieldFlags(f)
 }
 
 // identity is who a kubelet is, and how it proves it.
@@ -95,17 +90,11 @@ type identity struct {
 }
 
 func (o *kubeletOptions) run(ctx context.Context, f *pflag.FlagSet) error {
-	if err := o.load(f); err != nil {
+	if err := o.configure(f); err != nil {
 		return err
 	}
-	if !o.rotate && o.bootstrap != "" {
+	if o.fixed && o.bootstrap != "" {
 		return errors.New("--rotate-certificates: a certificate that the cluster has signed is always renewed")
-	}
-	if len(o.clusterDNS) > 1 {
-		return errors.New("--cluster-dns: only one address is supported")
-	}
-	if len(o.clusterDNS) == 1 {
-		o.cfg.ClusterDNS = o.clusterDNS[0]
 	}
 	if err := o.cfg.Validate(); err != nil {
 		return err
@@ -114,6 +103,7 @@ func (o *kubeletOptions) run(ctx context.Context, f *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
+	setOOMScore(o.oomScore)
 	unlock, err := lockDataDir(o.cfg.DataDir)
 	if err != nil {
 		return err
@@ -140,7 +130,8 @@ func (o *kubeletOptions) run(ctx context.Context, f *pflag.FlagSet) error {
 	g.Go(func() error { return o.serveHTTP(ctx) })
 	g.Go(func() error {
 		return node.Run(ctx, node.Config{
-			DataDir: o.cfg.DataDir, Name: m.name, IP: ip.Unmap(), Client: client.New(t),
+			Settings: o.settings,
+			DataDir:  o.cfg.DataDir, Name: m.name, IP: ip.Unmap(), Client: client.New(t),
 			Kubelet:    node.KubeletServer{Port: o.cfg.KubeletPort, GetCertificate: id.serving, ClientCAs: id.cas},
 			ClusterDNS: dns, ClusterDomain: o.cfg.ClusterDomain, RuntimeEndpoint: o.cfg.RuntimeEndpoint,
 			MaxPods: o.cfg.MaxPods, Labels: labelsOf(o.cfg.NodeLabels), Taints: o.cfg.NodeTaints,
@@ -171,7 +162,8 @@ func (o *kubeletOptions) identity(ctx context.Context, m member, progress *obser
 	if o.kubeconfig == "" {
 		return nil, errors.New("--kubeconfig: say how to reach the API server, or where to keep it with --bootstrap-kubeconfig")
 	}
-	if o.bootstrap != "" || exists(filepath.Join(m.dataDir, filepath.FromSlash(clientCertFile))) {
+	own := exists(filepath.Join(m.dataDir, filepath.FromSlash(clientCertFile)))
+	if own || o.bootstrap != "" && !o.canUseKubeconfig() {
 		return o.signed(ctx, m, progress)
 	}
 	cfg, err := o.restConfig()
@@ -196,6 +188,25 @@ func (o *kubeletOptions) identity(ctx context.Context, m member, progress *obser
 		rest: cfg, serving: serving.GetCertificate, cas: cas, close: serving.Close,
 		run: func(ctx context.Context) error { <-ctx.Done(); return nil },
 	}, nil
+}
+
+// canUseKubeconfig reports whether the kubeconfig is there with an identity that
+// holds: then nothing has to be asked for, and who has made the node may have
+// removed --bootstrap-kubeconfig.
+func (o *kubeletOptions) canUseKubeconfig() bool {
+	cfg, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil || rest.LoadTLSFiles(cfg) != nil {
+		return false
+	}
+	if len(cfg.CertData) == 0 {
+		return cfg.BearerToken != "" || cfg.BearerTokenFile != "" || cfg.ExecProvider != nil
+	}
+	certs, err := pki.ParseCerts(cfg.CertData)
+	if err != nil || time.Now().After(certs[0].NotAfter) {
+		return false
+	}
+	slog.Warn("the client certificate is that of --kubeconfig, and is not renewed by the kubelet", "kubeconfig", o.kubeconfig, "ends", certs[0].NotAfter)
+	return true
 }
 
 // signed asks for certificates through --bootstrap-kubeconfig the first time.

@@ -1,11 +1,11 @@
 package app
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"reflect"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/pflag"
@@ -13,150 +13,141 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The fields of a KubeletConfiguration that are carried out, and those that
-// change nothing here, with the reason. Any other that is set is an error: the
-// node would not do what its file says.
-var (
-	kubeletHonoured = []string{
-		"apiVersion", "kind", "staticPodPath", "port", "tlsCertFile", "tlsPrivateKeyFile", "rotateCertificates", "serverTLSBootstrap",
-		"authentication", "authorization", "healthzPort", "healthzBindAddress", "clusterDomain", "clusterDNS", "maxPods",
-		"registerWithTaints", "containerRuntimeEndpoint", "cgroupDriver",
-	}
-	kubeletWithout = without{
-		"syncFrequency": reasonPush, "fileCheckFrequency": reasonPush, "httpCheckFrequency": reasonPush, "nodeStatusUpdateFrequency": reasonPush,
-		"nodeStatusReportFrequency": reasonPush, "cpuManagerReconcilePeriod": reasonPush, "containerLogMonitorInterval": reasonPush,
-		"kubeAPIQPS": reasonClient, "kubeAPIBurst": reasonClient, "contentType": reasonClient, "eventRecordQPS": reasonClient, "eventBurst": reasonClient,
-		"logging": reasonLogging, "failSwapOn": "swap is no obstacle", "makeIPTablesUtilChains": "no iptables rules are made",
-		"iptablesMasqueradeBit": "no iptables rules are made", "iptablesDropBit": "no iptables rules are made",
-		"hairpinMode":                               "pods are routed, not bridged",
-		"runtimeRequestTimeout":                     "each call to the runtime has a limit of its own",
-		"configMapAndSecretChangeDetectionStrategy": "changes are watched",
-		"maxOpenFiles":                              "the process keeps the limits it was started with",
-		"oomScoreAdj":                               "the process keeps the one it was started with",
-		"volumeStatsAggPeriod":                      reasonPush,
-		"enableContentionProfiling":                 "there is no profiling endpoint",
-		"enableProfilingHandler":                    "there is no profiling endpoint",
-	}
-)
+const kubeletConfigKind = "KubeletConfiguration"
 
-// load takes from the file what no flag says.
-func (o *kubeletOptions) load(f *pflag.FlagSet) error {
-	if o.file == "" {
-		return nil
-	}
-	data, err := os.ReadFile(o.file)
+// configure takes what the files and the flags say together: the files of
+// --config-dir win over --config, and the flags over both.
+func (o *kubeletOptions) configure(f *pflag.FlagSet) error {
+	given := map[string]any{"apiVersion": kubeletv1beta1.SchemeGroupVersion.String(), "kind": kubeletConfigKind}
+	files, err := o.configFiles()
 	if err != nil {
-		return fmt.Errorf("--config: %w", err)
+		return err
 	}
-	c, err := parseKubeletConfig(data)
-	if err != nil {
-		return fmt.Errorf("--config %s: %w", o.file, err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("--config: %w", err)
+		}
+		said, err := readKubeletConfig(data)
+		if err != nil {
+			return fmt.Errorf("--config %s: %w", file, err)
+		}
+		given = patched(given, said)
 	}
-	o.use(f, c)
-	return nil
+	return o.apply(given, setByFlags(f, o.fields, given))
 }
 
-func parseKubeletConfig(data []byte) (*kubeletv1beta1.KubeletConfiguration, error) {
+// configFiles are --config and, in the order of their names, the files of
+// --config-dir that end in .conf (KEP-3983).
+func (o *kubeletOptions) configFiles() (files []string, err error) {
+	if o.file != "" {
+		files = append(files, o.file)
+	}
+	if o.dropIns == "" {
+		return files, nil
+	}
+	entries, err := os.ReadDir(o.dropIns)
+	if err != nil {
+		return nil, fmt.Errorf("--config-dir: %w", err)
+	}
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) == ".conf" && !e.IsDir() {
+			files = append(files, filepath.Join(o.dropIns, e.Name()))
+		}
+	}
+	return files, nil
+}
+
+// readKubeletConfig reads one file as what it gives; every field must be one.
+func readKubeletConfig(data []byte) (map[string]any, error) {
+	if _, err := decodeKubeletConfig(data); err != nil {
+		return nil, err
+	}
+	given := map[string]any{}
+	return given, yaml.Unmarshal(data, &given)
+}
+
+func decodeKubeletConfig(data []byte) (*kubeletv1beta1.KubeletConfiguration, error) {
 	var c kubeletv1beta1.KubeletConfiguration
 	if err := yaml.UnmarshalStrict(data, &c); err != nil {
 		return nil, err
 	}
-	if want := kubeletv1beta1.SchemeGroupVersion.String(); c.APIVersion != want || c.Kind != "KubeletConfiguration" {
-		return nil, fmt.Errorf("got %s %s, want %s KubeletConfiguration", c.APIVersion, c.Kind, want)
+	if want := kubeletv1beta1.SchemeGroupVersion.String(); c.APIVersion != want || c.Kind != kubeletConfigKind {
+		return nil, fmt.Errorf("got %s %s, want %s %s", c.APIVersion, c.Kind, want, kubeletConfigKind)
 	}
-	given := map[string]any{}
-	if err := yaml.Unmarshal(data, &given); err != nil {
-		return nil, err
-	}
-	var faults []error
-	names := make([]string, 0, len(given))
-	for name := range given {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if unset(given[name]) || slices.Contains(kubeletHonoured, name) {
-			continue
-		}
-		if reason, ok := kubeletWithout[name]; ok {
-			slog.Warn("kubelet configuration has no effect", "field", name, "reason", reason)
-			continue
-		}
-		faults = append(faults, fmt.Errorf("%s: not supported; leave it out", name))
-	}
-	return &c, errors.Join(append(faults, kubeletLimits(&c)...)...)
+	return &c, nil
 }
 
-// kubeletLimits refuses values of honoured fields that are not carried out.
-func kubeletLimits(c *kubeletv1beta1.KubeletConfiguration) (faults []error) {
-	bad := func(is bool, text string) {
-		if is {
-			faults = append(faults, errors.New(text))
-		}
+// apply carries out what is given; by says which fields a flag has set.
+func (o *kubeletOptions) apply(given map[string]any, by map[string]string) error {
+	text, err := json.Marshal(given)
+	if err != nil {
+		return fmt.Errorf("kubelet configuration: %w", err)
 	}
-	is := func(p *bool, v bool) bool { return p != nil && *p == v }
-	bad(c.CgroupDriver != "" && c.CgroupDriver != "cgroupfs", "cgroupDriver: only cgroupfs is supported")
-	bad(is(c.Authentication.Anonymous.Enabled, true), "authentication.anonymous.enabled: the kubelet's API is never open to everybody")
-	bad(is(c.Authentication.Webhook.Enabled, false), "authentication.webhook.enabled: tokens are always reviewed")
-	bad(c.Authorization.Mode != "" && c.Authorization.Mode != kubeletv1beta1.KubeletAuthorizationModeWebhook, "authorization.mode: only Webhook is supported")
-	bad(len(c.ClusterDNS) > 1, "clusterDNS: only one address is supported")
-	return faults
+	c, err := decodeKubeletConfig(text)
+	if err != nil {
+		return fmt.Errorf("kubelet configuration: %w", err)
+	}
+	t := &kubeletTerms{c: c, given: given, settings: &o.settings}
+	t.faults = checkFields(kubeletFields, given, by)
+	t.access()
+	t.pods()
+	t.limits()
+	t.images()
+	t.eviction()
+	t.host()
+	o.take(c, t)
+	return errors.Join(t.faults...)
 }
 
-// unset reports whether a value is the zero that tools write for "not set".
-func unset(v any) bool {
-	switch v := v.(type) {
-	case nil:
-		return true
-	case string:
-		return v == "" || v == "0s"
-	case map[string]any:
-		for _, inner := range v {
-			if !unset(inner) {
-				return false
-			}
-		}
-		return true
-	case []any:
-		return len(v) == 0
-	case bool:
-		return false // switched off is a decision
-	}
-	return reflect.ValueOf(v).IsZero()
-}
-
-func (o *kubeletOptions) use(f *pflag.FlagSet, c *kubeletv1beta1.KubeletConfiguration) {
-	text := func(flag string, to *string, value string) {
-		if value != "" && !f.Changed(flag) {
+// take is what of the configuration is not the node's settings.
+func (o *kubeletOptions) take(c *kubeletv1beta1.KubeletConfiguration, t *kubeletTerms) {
+	text := func(to *string, value string) {
+		if value != "" {
 			*to = value
 		}
 	}
-	text("pod-manifest-path", &o.staticPods, c.StaticPodPath)
-	text("tls-cert-file", &o.certFile, c.TLSCertFile)
-	text("tls-private-key-file", &o.keyFile, c.TLSPrivateKeyFile)
-	text("client-ca-file", &o.clientCA, c.Authentication.X509.ClientCAFile)
-	text("healthz-bind-address", &o.healthAddress, c.HealthzBindAddress)
-	text("cluster-domain", &o.cfg.ClusterDomain, c.ClusterDomain)
-	text("container-runtime-endpoint", &o.cfg.RuntimeEndpoint, c.ContainerRuntimeEndpoint)
-	if len(c.ClusterDNS) > 0 && !f.Changed("cluster-dns") {
-		o.clusterDNS = c.ClusterDNS
-	}
-	if c.Port != 0 && !f.Changed("port") {
+	text(&o.staticPods, c.StaticPodPath)
+	text(&o.certFile, c.TLSCertFile)
+	text(&o.keyFile, c.TLSPrivateKeyFile)
+	text(&o.clientCA, c.Authentication.X509.ClientCAFile)
+	text(&o.healthAddress, c.HealthzBindAddress)
+	text(&o.cfg.ClusterDomain, c.ClusterDomain)
+	text(&o.cfg.RuntimeEndpoint, c.ContainerRuntimeEndpoint)
+	if c.Port != 0 {
 		o.cfg.KubeletPort = int(c.Port)
 	}
-	if c.MaxPods != 0 && !f.Changed("max-pods") {
-		o.cfg.MaxPods = int(c.MaxPods)
-	}
-	if c.HealthzPort != nil && !f.Changed("healthz-port") {
+	if c.HealthzPort != nil {
 		o.healthPort = int(*c.HealthzPort)
 	}
-	if c.ServerTLSBootstrap && !f.Changed("rotate-server-certificates") {
-		o.serverTLS = true
+	o.cfg.MaxPods = t.maxPods(o.cfg.MaxPods)
+	if len(c.ClusterDNS) > 0 {
+		o.cfg.ClusterDNS = c.ClusterDNS[0]
 	}
-	if len(c.RegisterWithTaints) > 0 && !f.Changed("register-with-taints") {
-		o.cfg.NodeTaints = nil
-		for _, t := range c.RegisterWithTaints {
-			o.cfg.NodeTaints = append(o.cfg.NodeTaints, taintText(t.Key, t.Value, string(t.Effect)))
+	o.serverTLS, o.oomScore = c.ServerTLSBootstrap, c.OOMScoreAdj
+	if rotate, said := t.given["rotateCertificates"]; said {
+		o.fixed = rotate == false
+	}
+	if len(c.RegisterWithTaints) > 0 && len(o.cfg.NodeTaints) == 0 {
+		for _, taint := range c.RegisterWithTaints {
+			o.cfg.NodeTaints = append(o.cfg.NodeTaints, taintText(taint.Key, taint.Value, string(taint.Effect)))
 		}
 	}
+}
+
+// is reports whether the field of a switch says v.
+func is(p *bool, v bool) bool { return p != nil && *p == v }
+
+// bad notes a fault if there is one.
+func (t *kubeletTerms) bad(fault bool, format string, args ...any) {
+	if fault {
+		t.faults = append(t.faults, fmt.Errorf(format, args...))
+	}
+}
+
+// oneOf notes a fault unless the value is empty or one of the others.
+func (t *kubeletTerms) oneOf(field, value string, others ...string) bool {
+	ok := value == "" || slices.Contains(others, value)
+	t.bad(!ok, "%s: %q is not one of %q", field, value, others)
+	return ok
 }

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -318,40 +317,12 @@ func TestFlagsWithoutEffectAreHiddenAndHaveAReason(t *testing.T) {
 			}
 		})
 	}
-	for _, w := range []without{withoutEverywhere, managerWithout(), kubeletWithout} {
+	for _, w := range []without{withoutEverywhere, managerWithout()} {
 		for flag, reason := range w {
 			if reason == "" {
 				t.Errorf("%s has no reason", flag)
 			}
 		}
-	}
-}
-
-func TestKubeletConfig(t *testing.T) {
-	const head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
-	for name, test := range map[string]struct {
-		text string
-		want []string
-	}{
-		"empty":     {head, nil},
-		"kubeadm's": {head + "clusterDNS: [10.96.0.10]\nsyncFrequency: 0s\nevictionPressureTransitionPeriod: 0s\nmemorySwap: {}\nshutdownGracePeriod: 0s\nrotateCertificates: true\n", nil},
-		"not ours":  {head + "evictionHard: {memory.available: 1Gi}\nprotectKernelDefaults: true\n", []string{"evictionHard: not supported; leave it out", "protectKernelDefaults: not supported; leave it out"}},
-		"anonymous": {head + "authentication: {anonymous: {enabled: true}}\n", []string{"authentication.anonymous.enabled: the kubelet's API is never open to everybody"}},
-		"systemd":   {head + "cgroupDriver: systemd\n", []string{"cgroupDriver: only cgroupfs is supported"}},
-		"another's": {"apiVersion: v1\nkind: Pod\n", []string{"got v1 Pod, want kubelet.config.k8s.io/v1beta1 KubeletConfiguration"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var got []string
-			if _, err := parseKubeletConfig([]byte(test.text)); err != nil {
-				got = strings.Split(err.Error(), "\n")
-			}
-			if d := cmp.Diff(test.want, got); d != "" {
-				t.Error(d)
-			}
-		})
-	}
-	if _, err := parseKubeletConfig([]byte(head + "noSuchField: 1\n")); err == nil {
-		t.Error("an unknown field was accepted")
 	}
 }
 

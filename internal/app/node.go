@@ -37,7 +37,8 @@ func (s *server) runNode(ctx context.Context) error {
 	}
 	identity := &request.User{Name: "system:node:" + name, Groups: []string{request.GroupNodes, request.GroupAuthenticated}}
 	return node.Run(ctx, node.Config{
-		DataDir: s.cfg.DataDir, Name: name, IP: ip, Client: s.cp.Client(identity, "kubelet"),
+		Settings: node.DefaultSettings(),
+		DataDir:  s.cfg.DataDir, Name: name, IP: ip, Client: s.cp.Client(identity, "kubelet"),
 		Kubelet: node.KubeletServer{
 			Port: s.cfg.KubeletPort, GetCertificate: serving.GetCertificate, ClientCAs: s.cluster.CA.Pool(),
 		},

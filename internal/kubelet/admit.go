@@ -36,6 +36,9 @@ func (k *Kubelet) refuse(p *v1.Pod) (reason, message string) {
 	if os := p.Spec.OS; os != nil && os.Name != v1.Linux {
 		return "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"
 	}
+	if reason, message := refuseSysctls(p, k.UnsafeSysctls); reason != "" {
+		return reason, message
+	}
 	node, ok := k.sources.node()
 	if !ok {
 		return "", "" // not registered yet: then only static pods are here

@@ -48,6 +48,9 @@ type Config struct {
 	// StaticPodPath is a directory of manifests that run without the API; "" for none.
 	StaticPodPath string
 	MaxPods       int
+	// UnsafeSysctls are parameters of the kernel that pods may set besides the
+	// safe ones; names, or beginnings of names that end in *.
+	UnsafeSysctls []string
 
 	Pulls image.PullConfig
 	Logs  logs.Config
@@ -115,6 +118,9 @@ func (e podEvents) Warning(pod *v1.Pod, reason, note string, args ...any) {
 func (k *Kubelet) Run(ctx context.Context) error {
 	version, err := k.waitForRuntime(ctx)
 	if err != nil {
+		return err
+	}
+	if err := k.checkDriver(ctx); err != nil {
 		return err
 	}
 	k.runtimeName = version

@@ -17,9 +17,7 @@ import (
 	"skiff.dev/skiff/internal/cgroup"
 	"skiff.dev/skiff/internal/kubelet"
 	"skiff.dev/skiff/internal/kubelet/cri/config"
-	"skiff.dev/skiff/internal/kubelet/image"
 	"skiff.dev/skiff/internal/kubelet/layout"
-	"skiff.dev/skiff/internal/kubelet/logs"
 	"skiff.dev/skiff/internal/kubelet/objects"
 	"skiff.dev/skiff/internal/kubelet/podcgroup"
 	"skiff.dev/skiff/internal/kubelet/server"
@@ -40,12 +38,15 @@ type KubeletServer struct {
 // runKubelet runs the node's pods.
 func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 	l := layout.Below(n.KubeletDir)
+	if n.Settings.PodLogs != "" {
+		l.PodLogs = n.Settings.PodLogs
+	}
 	root := cgroup.RootOf(n.DataDir)
 	tree, err := cgroup.New(root)
 	if err != nil {
 		return fmt.Errorf("opening control groups: %w", err)
 	}
-	groups, err := podcgroup.New(tree, root, 0)
+	groups, err := podcgroup.New(tree, root, n.Settings.PIDLimit)
 	if err != nil {
 		return err
 	}
@@ -64,13 +65,13 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 	k := kubelet.New(kubelet.Config{
 		Client: n.Client, Events: n.events, Runtime: n.cri, Images: n.cri, Volumes: volumes, Cgroups: groups,
 		Node: config.Node{
-			Name: n.Name, ClusterDNS: n.dnsServers(), ClusterDomain: n.ClusterDomain, ResolvConf: resolvConf,
+			Name: n.Name, ClusterDNS: n.dnsServers(), ClusterDomain: n.ClusterDomain, ResolvConf: n.Settings.ResolvConf,
 			Allocatable: report.Allocatable, MemoryBytes: memoryBytes(), MinOOMScoreAdj: minOOMScoreAdj(),
-			OOMGroup: tree.Version() == cgroup.V2,
+			OOMGroup: tree.Version() == cgroup.V2 && !n.Settings.SingleProcessOOM, SeccompUnconfined: n.Settings.SeccompUnconfined,
 		},
 		HostIPs: func() []string { return []string{n.IP.String()} },
-		Layout:  l, StaticPodPath: n.StaticPodPath, MaxPods: n.MaxPods,
-		Pulls: image.DefaultPullConfig(), Logs: logs.DefaultConfig(), Log: n.Log, Registry: n.Metrics,
+		Layout:  l, StaticPodPath: n.StaticPodPath, MaxPods: n.MaxPods, UnsafeSysctls: n.Settings.UnsafeSysctls,
+		Pulls: n.Settings.Pulls, Logs: n.Settings.Logs, Log: n.Log, Registry: n.Metrics,
 	})
 	pages := stats.New(stats.Config{Node: n.Name, Tree: tree, Groups: groups, Runtime: n.cri, Pods: k.Pods, Layout: l, Log: n.Log}).Handlers()
 	pages["/metrics"] = observe.MetricsPage(n.Metrics)
@@ -81,23 +82,23 @@ func (n *Node) runKubelet(ctx context.Context, g *errgroup.Group) error {
 // dnsServers is the cluster's DNS as pods are told of it; none leaves them with
 // the host's resolvers.
 func (n *Node) dnsServers() []string {
-	if !n.ClusterDNS.IsValid() {
-		return nil
+	if n.Settings.DNSServers != nil || !n.ClusterDNS.IsValid() {
+		return n.Settings.DNSServers
 	}
 	return []string{n.ClusterDNS.String()}
 }
 
 // serveKubelet serves the kubelet's own API.
 func (n *Node) serveKubelet(ctx context.Context, k *kubelet.Kubelet, l layout.Layout, pages map[string]http.Handler) error {
-	address := net.JoinHostPort("", strconv.Itoa(n.Kubelet.Port))
+	address := net.JoinHostPort(n.Settings.Address, strconv.Itoa(n.Kubelet.Port))
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return fmt.Errorf("the kubelet's API cannot be served on port %d (choose another --kubelet-port): %w", n.Kubelet.Port, err)
+		return fmt.Errorf("the kubelet's API cannot be served on %s (choose another --kubelet-port): %w", address, err)
 	}
 	return server.New(server.Config{
-		Pods: k, Runtime: n.cri, Layout: l, Access: server.NewReviews(n.Client, n.Name), Log: n.Log,
+		Pods: k, Runtime: n.cri, Layout: l, Access: server.NewReviews(n.Client, n.Name, n.Settings.ReviewsLast), Log: n.Log,
 		GetCertificate: n.Kubelet.GetCertificate, ClientCAs: n.Kubelet.ClientCAs,
-		Handlers: pages,
+		Handlers: pages, TLS: n.Settings.TLS, SystemLogs: n.Settings.SystemLogs,
 	}).Serve(ctx, listener)
 }
 

@@ -43,6 +43,8 @@ type Config struct {
 	MaxPods         int
 	Labels          map[string]string
 	Taints          []string // key=value:effect
+	// Settings are DefaultSettings but for what somebody has said.
+	Settings Settings
 	// KubeletOnly leaves services, DNS and the network between nodes to others.
 	KubeletOnly bool
 	// KubeletDir and StaticPodPath are <DataDir>/kubelet and /manifests if empty.

@@ -25,7 +25,8 @@ func (n *Node) reporter(cidrs func([]string)) (*nodestatus.Reporter, error) {
 	return nodestatus.New(nodestatus.Config{
 		Client: n.Client, Events: n.events, Runtime: n.cri, Log: n.Log,
 		Name: n.Name, Hostname: n.Name, HostIPs: func() []string { return []string{n.IP.String()} },
-		Port: int32(n.Kubelet.Port), Machine: machine, MaxPods: int64(n.MaxPods), Reserve: nodestatus.DefaultReserve(),
+		Port: int32(n.Kubelet.Port), Machine: machine, MaxPods: int64(n.MaxPods), Reserve: n.Settings.Reserve,
+		LeaseSeconds: n.Settings.LeaseSeconds, MaxImages: n.Settings.MaxImages, ProviderID: n.Settings.ProviderID,
 		Labels: n.Labels, Taints: taints, PodCIDRs: cidrs,
 	}), nil
 }

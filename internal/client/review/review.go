@@ -33,17 +33,23 @@ var ErrUnauthenticated = errors.New("no valid credential")
 
 const authenticatedGroup = "system:authenticated"
 
-// How long the API's answers are used, as upstream's kubelet does.
-const (
-	allowedFor  = 5 * time.Minute
-	deniedFor   = 30 * time.Second
-	tokenFor    = 2 * time.Minute
-	maxRemember = 1000
-)
+// Lifetimes say how long the API's answers are used.
+type Lifetimes struct {
+	// Token is for whose a token is, Allowed and Denied for what a user may do.
+	Token, Allowed, Denied time.Duration
+}
+
+// DefaultLifetimes are those of upstream's kubelet.
+func DefaultLifetimes() Lifetimes {
+	return Lifetimes{Token: 2 * time.Minute, Allowed: 5 * time.Minute, Denied: 30 * time.Second}
+}
+
+const maxRemember = 1000
 
 // Reviews are the API server's answers. It is safe for concurrent use.
 type Reviews struct {
 	client *client.Client
+	last   Lifetimes
 
 	mu     sync.Mutex
 	tokens map[string]remembered[User]
@@ -55,9 +61,14 @@ type remembered[T any] struct {
 	until time.Time
 }
 
-// New returns reviews that are asked for through c.
-func New(c *client.Client) *Reviews {
-	return &Reviews{client: c, tokens: map[string]remembered[User]{}, access: map[string]remembered[bool]{}}
+// New returns reviews that are asked for through c and used for as long as is
+// usual.
+func New(c *client.Client) *Reviews { return NewFor(c, DefaultLifetimes()) }
+
+// NewFor returns reviews that are asked for through c and used for as long as
+// last says.
+func NewFor(c *client.Client, last Lifetimes) *Reviews {
+	return &Reviews{client: c, last: last, tokens: map[string]remembered[User]{}, access: map[string]remembered[bool]{}}
 }
 
 // recall returns an answer that still holds.
@@ -125,7 +136,7 @@ func (a *Reviews) review(ctx context.Context, token string) (User, error) {
 		user.Extra[k] = v
 	}
 	a.mu.Lock()
-	keep(a.tokens, token, user, now.Add(tokenFor), now)
+	keep(a.tokens, token, user, now.Add(a.last.Token), now)
 	a.mu.Unlock()
 	return user, nil
 }
@@ -158,9 +169,9 @@ func (a *Reviews) Allowed(ctx context.Context, user User, asked authorizationv1.
 		return false, fmt.Errorf("asking the API about access, it answered with a %T", got)
 	}
 	allowed = answer.Status.Allowed && !answer.Status.Denied
-	until := now.Add(deniedFor)
+	until := now.Add(a.last.Denied)
 	if allowed {
-		until = now.Add(allowedFor)
+		until = now.Add(a.last.Allowed)
 	}
 	a.mu.Lock()
 	keep(a.access, key, allowed, until, now)

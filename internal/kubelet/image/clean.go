@@ -71,7 +71,7 @@ func choose(unused []candidate, c PullConfig, total, free uint64, now time.Time)
 		return cmp.Or(a.used.Compare(b.used), a.seen.Compare(b.seen), cmp.Compare(a.id, b.id))
 	})
 	need := uint64(0)
-	if used := total - free; total > 0 && used*100 >= total*uint64(c.HighPercent) {
+	if used := total - free; total > 0 && c.HighPercent < 100 && used*100 >= total*uint64(c.HighPercent) {
 		if goal := total * uint64(c.LowPercent) / 100; used > goal {
 			need = used - goal
 		}

@@ -25,7 +25,8 @@ import (
 type PullConfig struct {
 	// Parallel limits the pulls at one time; 0 for no limit.
 	Parallel int
-	// HighPercent of the disk in use begins a clean-up, down to LowPercent.
+	// HighPercent of the disk in use begins a clean-up, down to LowPercent; 100
+	// for never.
 	HighPercent, LowPercent int
 	// MinAge keeps images that have just come; MaxAge removes those unused for
 	// longer, 0 for never.

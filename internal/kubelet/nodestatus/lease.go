@@ -15,10 +15,11 @@ import (
 )
 
 // A node is alive while its lease is renewed; the control plane acts when it
-// has not been for leaseSeconds (KEP-589).
+// has not been for as long as it says (KEP-589). It is renewed three times
+// before.
 const (
-	leaseSeconds = 40
-	renewEvery   = 10 * time.Second
+	DefaultLeaseSeconds = 40
+	renewals            = 4
 )
 
 // errNoNode means that the node is not registered, so that its lease has no
@@ -27,10 +28,14 @@ var errNoNode = errors.New("the node is not registered")
 
 // lease renews the node's lease. It belongs to one goroutine.
 type lease struct {
-	kind client.Kind[*coordinationv1.Lease]
-	name string
-	last *coordinationv1.Lease // as the API has it, as far as is known
+	kind    client.Kind[*coordinationv1.Lease]
+	name    string
+	seconds int32
+	last    *coordinationv1.Lease // as the API has it, as far as is known
 }
+
+// every is the time between renewals.
+func (l *lease) every() time.Duration { return time.Duration(l.seconds) * time.Second / renewals }
 
 // renew writes the lease once.
 func (l *lease) renew(ctx context.Context, owner *v1.Node, now time.Time) error {
@@ -67,7 +72,7 @@ func (l *lease) renew(ctx context.Context, owner *v1.Node, now time.Time) error 
 func (l *lease) next(last *coordinationv1.Lease, owner *v1.Node, now time.Time) *coordinationv1.Lease {
 	out := last.DeepCopy()
 	out.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: owner.Name, UID: owner.UID}}
-	seconds, at := int32(leaseSeconds), metav1.NewMicroTime(now)
+	seconds, at := l.seconds, metav1.NewMicroTime(now)
 	out.Spec.HolderIdentity, out.Spec.LeaseDurationSeconds, out.Spec.RenewTime = &l.name, &seconds, &at
 	return out
 }

@@ -21,7 +21,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -58,6 +57,11 @@ type Config struct {
 	Labels        map[string]string
 	Taints        []v1.Taint
 	Unschedulable bool
+	ProviderID    string // of the machine, by whoever provides it
+	// LeaseSeconds is how long the node counts as alive without a sign of life.
+	LeaseSeconds int32
+	// MaxImages is how many images the status lists, -1 for all.
+	MaxImages int
 
 	// Pressure tells what the node is short of now; nil for nothing ever.
 	Pressure func() Pressure
@@ -102,7 +106,7 @@ type Reporter struct {
 func New(c Config) *Reporter {
 	return &Reporter{
 		Config: c, nodes: client.For[*v1.Node](c.Client),
-		lease: lease{kind: client.For[*coordinationv1.Lease](c.Client), name: c.Name},
+		lease: lease{kind: client.For[*coordinationv1.Lease](c.Client), name: c.Name, seconds: c.LeaseSeconds},
 		wake:  make(chan struct{}, 1), ready: make(chan struct{}), relist: true,
 	}
 }
@@ -116,7 +120,7 @@ func (r *Reporter) Allocatable() v1.ResourceList {
 // free, which is out of reach for requests only.
 func (r *Reporter) ForPods() v1.ResourceList {
 	reserve := r.Reserve
-	reserve.Memory, reserve.StoragePercent = resource.Quantity{}, 0
+	reserve.Memory, reserve.Storage = Threshold{}, Threshold{}
 	return allocatable(&r.Machine, r.MaxPods, reserve)
 }
 
@@ -180,14 +184,14 @@ func (r *Reporter) Run(ctx context.Context) {
 	var renewed time.Time
 	for fails := 0; ctx.Err() == nil; {
 		ready, err := r.report(ctx)
-		if err == nil && time.Since(renewed) >= renewEvery {
+		if err == nil && time.Since(renewed) >= r.lease.every() {
 			if err = r.lease.renew(ctx, r.Node(), time.Now()); err == nil {
 				renewed = time.Now()
 			}
 		}
 		if err == nil {
 			fails = 0
-			r.sleep(ctx, min(time.Until(renewed.Add(renewEvery)), r.patience(ready, time.Now())))
+			r.sleep(ctx, min(time.Until(renewed.Add(r.lease.every())), r.patience(ready, time.Now())))
 			continue
 		}
 		wait := min(retryMin<<min(fails, 10), retryMax)
@@ -203,7 +207,7 @@ func (r *Reporter) Run(ctx context.Context) {
 func (r *Reporter) patience(ready bool, now time.Time) time.Duration {
 	if ready {
 		r.unready = time.Time{}
-		return renewEvery
+		return r.lease.every()
 	}
 	if r.unready.IsZero() {
 		r.unready = now
@@ -351,7 +355,7 @@ func (r *Reporter) listImages(ctx context.Context, now time.Time) error {
 		r.mu.Unlock()
 		return err
 	}
-	r.images = imageList(images)
+	r.images = imageList(images, r.MaxImages)
 	return nil
 }
 
@@ -385,7 +389,7 @@ func (r *Reporter) register(ctx context.Context, rt seen, now time.Time) (*v1.No
 func (r *Reporter) initial(rt seen, now time.Time) *v1.Node {
 	return &v1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: r.Name, Labels: r.labels(), Annotations: map[string]string{managedAttach: "true"}},
-		Spec:       v1.NodeSpec{Taints: slices.Clone(r.Taints), Unschedulable: r.Unschedulable},
+		Spec:       v1.NodeSpec{Taints: slices.Clone(r.Taints), Unschedulable: r.Unschedulable, ProviderID: r.ProviderID},
 		Status:     r.compute(&v1.NodeStatus{}, rt, r.images, now),
 	}
 }

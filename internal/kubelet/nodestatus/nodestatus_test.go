@@ -177,7 +177,7 @@ func (e *noEvents) Warning(o meta.Object, reason, note string, args ...any) {
 
 func testConfig() Config {
 	return Config{
-		Name: "n1", Port: 10250, MaxPods: 110, Reserve: DefaultReserve(), Log: slog.New(slog.DiscardHandler),
+		Name: "n1", Port: 10250, MaxPods: 110, MaxImages: DefaultMaxImages, LeaseSeconds: DefaultLeaseSeconds, Reserve: DefaultReserve(), Log: slog.New(slog.DiscardHandler),
 		HostIPs: func() []string { return []string{"192.0.2.1", "2001:db8::1"} },
 		Machine: Machine{CPUs: 2, Memory: 4 << 30, Storage: 1000 << 20, Hostname: "Host-1", OS: "linux", Arch: "amd64", Kernel: "6.18",
 			HugePages: map[string]int64{"2Mi": 4 << 20}},
@@ -347,7 +347,10 @@ func TestImageList(t *testing.T) {
 		images = append(images, &runtimeapi.Image{RepoTags: []string{fmt.Sprint("i:", i)}, RepoDigests: slices.Repeat([]string{"d"}, 5), Size: uint64(i)})
 	}
 	images = append(images, &runtimeapi.Image{Id: "nameless", Size: 1000})
-	got := imageList(images)
+	if all, none := imageList(images, -1), imageList(images, 0); len(all) != 60 || len(none) != 0 {
+		t.Errorf("%d and %d images", len(all), len(none))
+	}
+	got := imageList(images, DefaultMaxImages)
 	if len(got) != 50 || got[0].SizeBytes != 59 || got[49].SizeBytes != 10 || len(got[0].Names) != 5 {
 		t.Errorf("%d images, first %v, last %v", len(got), got[0], got[len(got)-1])
 	}

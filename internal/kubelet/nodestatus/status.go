@@ -19,15 +19,26 @@ import (
 // Reserve is what of the node is not for pods.
 type Reserve struct {
 	System, Kube v1.ResourceList
-	// Memory is left free before pods are evicted; StoragePercent is the same
-	// for ephemeral storage.
-	Memory         resource.Quantity
-	StoragePercent int64
+	// Memory is left free before pods are evicted; Storage is the same for
+	// ephemeral storage.
+	Memory, Storage Threshold
+}
+
+// A Threshold is how much is left free: an amount and a part of all there is.
+type Threshold struct {
+	Amount  resource.Quantity
+	Percent float64
+}
+
+func (t Threshold) of(total int64) resource.Quantity {
+	q := t.Amount.DeepCopy()
+	q.Add(*resource.NewQuantity(int64(float64(total)*t.Percent/100), resource.BinarySI))
+	return q
 }
 
 // DefaultReserve is upstream's: only what eviction keeps free.
 func DefaultReserve() Reserve {
-	return Reserve{Memory: resource.MustParse("100Mi"), StoragePercent: 10}
+	return Reserve{Memory: Threshold{Amount: resource.MustParse("100Mi")}, Storage: Threshold{Percent: 10}}
 }
 
 // Pressure is what the node is short of.
@@ -75,8 +86,8 @@ func allocatable(m *Machine, maxPods int64, r Reserve) v1.ResourceList {
 			take(name, amount)
 		}
 	}
-	take(v1.ResourceMemory, r.Memory)
-	take(v1.ResourceEphemeralStorage, *resource.NewQuantity(m.Storage/100*r.StoragePercent, resource.BinarySI))
+	take(v1.ResourceMemory, r.Memory.of(m.Memory))
+	take(v1.ResourceEphemeralStorage, r.Storage.of(m.Storage))
 	for _, bytes := range m.HugePages {
 		take(v1.ResourceMemory, *resource.NewQuantity(bytes, resource.BinarySI))
 	}
@@ -212,13 +223,14 @@ func conditions(p Pressure, trouble []string) []v1.NodeCondition {
 	}
 }
 
-const (
-	maxImages     = 50
-	maxImageNames = 5
-)
+// DefaultMaxImages is how many images the status of a node lists.
+const DefaultMaxImages = 50
 
-// imageList returns the largest images, as the scheduler looks at them.
-func imageList(images []*runtimeapi.Image) []v1.ContainerImage {
+const maxImageNames = 5
+
+// imageList returns the largest images, as the scheduler looks at them; all of
+// them if most is -1.
+func imageList(images []*runtimeapi.Image, most int) []v1.ContainerImage {
 	out := make([]v1.ContainerImage, 0, len(images))
 	for _, i := range images {
 		names := slices.Concat(i.RepoDigests, i.RepoTags)
@@ -233,7 +245,10 @@ func imageList(images []*runtimeapi.Image) []v1.ContainerImage {
 		}
 		return strings.Compare(a.Names[0], b.Names[0])
 	})
-	return out[:min(len(out), maxImages)]
+	if most < 0 {
+		return out
+	}
+	return out[:min(len(out), most)]
 }
 
 // labels are those every node has, and those that were asked for.

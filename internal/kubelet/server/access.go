@@ -30,8 +30,11 @@ type Reviews struct {
 	node string
 }
 
-// NewReviews returns the Access of a node that asks through c.
-func NewReviews(c *client.Client, node string) *Reviews { return &Reviews{review.New(c), node} }
+// NewReviews returns the Access of a node that asks through c, and asks again
+// when an answer is older than last says.
+func NewReviews(c *client.Client, node string, last review.Lifetimes) *Reviews {
+	return &Reviews{review.NewFor(c, last), node}
+}
 
 // Authorize implements Access.
 func (a *Reviews) Authorize(ctx context.Context, user User, verb, subresource string) (bool, error) {

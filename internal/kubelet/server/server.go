@@ -7,6 +7,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -57,6 +58,8 @@ type Config struct {
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// ClientCAs sign the certificates of clients.
 	ClientCAs *x509.CertPool
+	// TLS narrows what handshakes may agree on.
+	TLS TLS
 
 	// Handlers of further paths, such as "/metrics" and "/stats/summary".
 	Handlers map[string]http.Handler
@@ -66,6 +69,13 @@ type Config struct {
 	Health func() error
 	// SystemLogs is the directory that /logs/ serves; "" to deny it.
 	SystemLogs string
+}
+
+// TLS is what a handshake may agree on; the zero value is the usual.
+type TLS struct {
+	MinVersion   uint16   // 0 for 1.2
+	CipherSuites []uint16 // up to 1.2; nil for Go's choice
+	Curves       []tls.CurveID
 }
 
 // Server serves the kubelet's API.
@@ -121,7 +131,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		BaseContext: func(net.Listener) context.Context { return inner },
 		ErrorLog:    slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug), // strangers' handshakes
 		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12, GetCertificate: s.GetCertificate,
+			MinVersion: cmp.Or(s.TLS.MinVersion, tls.VersionTLS12), GetCertificate: s.GetCertificate,
+			CipherSuites: s.TLS.CipherSuites, CurvePreferences: s.TLS.Curves,
 			// A certificate is not required: a request may have a token instead.
 			ClientCAs: s.ClientCAs, ClientAuth: tls.VerifyClientCertIfGiven,
 			NextProtos: []string{"http/1.1"}, // connections are upgraded, which HTTP/2 cannot

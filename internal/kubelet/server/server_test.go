@@ -25,6 +25,7 @@ import (
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 
 	"skiff.dev/skiff/internal/client"
+	"skiff.dev/skiff/internal/client/review"
 	"skiff.dev/skiff/internal/pki"
 )
 
@@ -156,7 +157,7 @@ func (a *reviews) Create(_ context.Context, ref client.Ref, obj kruntime.Object,
 func TestReviews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &reviews{}
-		a := NewReviews(client.New(api), "n1")
+		a := NewReviews(client.New(api), "n1", review.DefaultLifetimes())
 		request := func(header string) *http.Request {
 			r, _ := http.NewRequest("GET", "https://x/metrics", nil)
 			r.Header.Set("Authorization", header)
@@ -213,7 +214,7 @@ func TestServe(t *testing.T) {
 	}
 	serving := issue(ca, pki.Request{Identity: pki.Node("n1"), IPs: []net.IP{net.ParseIP("127.0.0.1")}, Usage: pki.Server})
 	s := New(Config{
-		Pods: podList{}, Access: NewReviews(client.New(&reviews{}), "n1"), Log: slog.New(slog.DiscardHandler), ClientCAs: ca.Pool(),
+		Pods: podList{}, Access: NewReviews(client.New(&reviews{}), "n1", review.DefaultLifetimes()), Log: slog.New(slog.DiscardHandler), ClientCAs: ca.Pool(),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &serving, nil },
 		Handlers: map[string]http.Handler{"/metrics": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "m 1\n")

@@ -82,7 +82,8 @@ func (c *Cluster) ctr(ctx context.Context, m *machine.Machine, args ...string) (
 	return m.Run(ctx, filepath.Join(c.Programs, "ctr"), append([]string{"--address", runtimeSocket}, args...)...)
 }
 
-// kubeletConfig is what any kubelet needs to know.
+// kubeletConfig is what any kubelet needs to know, and what it needs on this machine: control groups of version 1,
+// room on a disk that others fill, and no oom_score_adj below zero.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %[1]q}}
@@ -93,11 +94,7 @@ clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://` + runtimeSocket + `
 tlsCertFile: %[2]q
 tlsPrivateKeyFile: %[3]q
-`
-
-// stockKubelet is what upstream's kubelet needs besides on this machine, and skiff's does not know: control
-// groups of version 1, room on a disk that others fill, and no oom_score_adj below zero.
-const stockKubelet = `evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
+evictionHard: {memory.available: 100Mi, nodefs.available: 1%%, imagefs.available: 1%%, nodefs.inodesFree: 1%%}
 failCgroupV1: false
 failSwapOn: false
 imageGCHighThresholdPercent: 99
@@ -138,9 +135,6 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 
 func (c *Cluster) startNode(m *machine.Machine) error {
 	kubelet := fmt.Sprintf(kubeletConfig, c.pki("ca.crt"), c.pki("kubelet-"+m.Name+".crt"), c.pki("kubelet-"+m.Name+".key"))
-	if !c.isOurs("kubelet") {
-		kubelet += stockKubelet
-	}
 	proxy := fmt.Sprintf(proxyConfig, c.pki("kube-proxy.kubeconfig"), m.Name)
 	return errors.Join(
 		os.WriteFile(filepath.Join(m.Dir, "kubelet.yaml"), []byte(kubelet), 0o644),
