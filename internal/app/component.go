@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -38,6 +39,7 @@ const (
 	reasonGates   = "there are no feature gates to set"
 	reasonLogging = "logs go to standard error; see --log-level"
 	reasonPush    = "changes are followed as they happen; nothing is done by the clock"
+	reasonProxies = "requests by way of the API server are not taken"
 	reasonClient  = "the client limits nothing and speaks protobuf"
 )
 
@@ -48,6 +50,17 @@ var withoutEverywhere = without{
 	"show-hidden-metrics-for-version": "no metrics are hidden",
 	"kube-api-qps":                    reasonClient, "kube-api-burst": reasonClient, "kube-api-content-type": reasonClient,
 }
+
+// withoutProxies is for the ports of components that nobody reaches by way of
+// the API server.
+var withoutProxies = without{
+	"requestheader-client-ca-file": reasonProxies, "requestheader-allowed-names": reasonProxies, "requestheader-username-headers": reasonProxies,
+	"requestheader-uid-headers": reasonProxies, "requestheader-group-headers": reasonProxies, "requestheader-extra-headers-prefix": reasonProxies,
+	"authentication-skip-lookup": "nothing is looked up",
+}
+
+// add adds those of another list.
+func (w without) add(more without) { maps.Copy(w, more) }
 
 func (w without) flags(f *pflag.FlagSet) {
 	for name := range w {

@@ -66,14 +66,15 @@ func kubeControllerManagerCommand() *cobra.Command {
 
 func managerWithout() without {
 	w := without{
-		"requestheader-client-ca-file":     "requests by way of the API server are not taken",
-		"service-account-private-key-file": "tokens are made by the API server when they are asked for",
-		"node-monitor-period":              reasonPush, "resource-quota-sync-period": reasonPush, "namespace-sync-period": reasonPush,
+		"authentication-tolerate-lookup-failure": "nothing is looked up",
+		"service-account-private-key-file":       "tokens are made by the API server when they are asked for",
+		"node-monitor-period":                    reasonPush, "resource-quota-sync-period": reasonPush, "namespace-sync-period": reasonPush,
 		"min-resync-period": reasonPush, "pvclaimbinder-sync-period": reasonPush, "controller-start-interval": reasonPush,
 		"configure-cloud-routes": "there are no cloud providers", "allow-untagged-cloud": "there are no cloud providers",
 		"cloud-config": "there are no cloud providers", "cluster-name": "it names cloud resources, of which there are none",
 		"flex-volume-plugin-dir": "there are no flex volumes", "enable-garbage-collector": "it is always on",
 	}
+	w.add(withoutProxies)
 	for _, what := range []string{"deployment", "endpoint", "gc", "namespace", "replicaset", "service", "serviceaccount-token", "service-endpoint",
 		"statefulset", "daemonset", "job", "cron-job", "resource-quota", "ttl-after-finished", "rc", "horizontal-pod-autoscaler"} {
 		w["concurrent-"+what+"-syncs"] = reasonWorkers

@@ -15,8 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
-	proxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
-	"sigs.k8s.io/yaml"
 
 	"skiff.dev/skiff/internal/app/node"
 	"skiff.dev/skiff/internal/observe"
@@ -42,18 +40,23 @@ type kubeProxy struct {
 	nodePorts     []string
 	masqueradeAll bool
 	masqueradeBit int
+	local         string // how traffic from pods is told
+	oomScore      *int32 // from the file or the flag
+	oomFlag       int32
 	cleanup       bool
 }
 
 func kubeProxyCommand() *cobra.Command {
-	const gone = "it is of a mode that is not served"
+	const gone = reasonMode
 	p := &kubeProxy{component: newComponent("kube-proxy", 0, without{
 		"iptables-sync-period": gone, "iptables-min-sync-period": gone, "ipvs-sync-period": gone, "ipvs-scheduler": gone,
 		"ipvs-min-sync-period": gone, "ipvs-strict-arp": gone, "iptables-masquerade-bit": gone,
 		"config-sync-period": reasonPush,
-		"oom-score-adj":      "the process keeps the one it was started with", "proxy-port-range": "no ports are opened",
-		"conntrack-max-per-core": "the kernel's own limits stay", "conntrack-min": "the kernel's own limits stay",
-		"conntrack-tcp-timeout-established": "the kernel's own limits stay", "conntrack-tcp-timeout-close-wait": "the kernel's own limits stay",
+		"proxy-port-range":   "no ports are opened", "bind-address-hard-fail": "a port that cannot be had is always the end",
+		"conntrack-max-per-core": reasonConntrack, "conntrack-min": reasonConntrack, "conntrack-tcp-be-liberal": reasonConntrack,
+		"conntrack-tcp-timeout-established": reasonConntrack, "conntrack-tcp-timeout-close-wait": reasonConntrack,
+		"conntrack-udp-timeout": reasonConntrack, "conntrack-udp-timeout-stream": reasonConntrack,
+		"iptables-localhost-nodeports": gone, "ipvs-exclude-cidrs": gone, "ipvs-tcp-timeout": gone, "ipvs-tcpfin-timeout": gone, "ipvs-udp-timeout": gone,
 	}), mode: "nftables", health: "0.0.0.0:" + strconv.Itoa(proxyHealthPort), masqueradeBit: masqueradeBit,
 		numbers: "127.0.0.1:" + strconv.Itoa(proxyMetricsPort)}
 	return p.command("Make Services reachable on a node, as upstream's kube-proxy", p.flags, p.run)
@@ -68,9 +71,11 @@ func (p *kubeProxy) flags(f *pflag.FlagSet) {
 	f.StringVar(&p.nodeIP, "bind-address", "", "address of the node (default: that of the default route)")
 	f.StringVar(&p.health, "healthz-bind-address", p.health, "where health is served over HTTP; empty for nowhere")
 	f.StringVar(&p.numbers, "metrics-bind-address", p.numbers, "where metrics are served over HTTP, to everybody; empty for nowhere")
-	f.StringSliceVar(&p.nodePorts, "nodeport-addresses", nil, `networks whose addresses answer on node ports, or "primary" (default: the node's address)`)
+	f.StringSliceVar(&p.nodePorts, "nodeport-addresses", nil, `networks whose addresses answer on node ports; "primary" for the node's address, "all" for all of the host's (default: primary)`)
 	f.BoolVar(&p.masqueradeAll, "masquerade-all", false, "masquerade everything that goes to a cluster IP")
 	f.IntVar(&p.masqueradeBit, "nftables-masquerade-bit", p.masqueradeBit, "bit of the packet mark that asks for masquerading")
+	f.StringVar(&p.local, "detect-local-mode", "ClusterCIDR", "what comes from pods is told by their addresses, see --cluster-cidr")
+	f.Int32Var(&p.oomFlag, "oom-score-adj", 0, "oom_score_adj of the proxy's process (default: the one it is started with)")
 	f.BoolVar(&p.cleanup, "cleanup", false, "remove what an earlier run has put into the kernel, and exit")
 }
 
@@ -81,8 +86,11 @@ func (p *kubeProxy) run(ctx context.Context, f *pflag.FlagSet) error {
 	if p.mode == "" {
 		p.mode = "nftables"
 	}
-	if err := oneOf("proxy-mode", p.mode, "nftables"); err != nil {
+	if err := errors.Join(oneOf("proxy-mode", p.mode, "nftables"), oneOf("detect-local-mode", p.local, "", "ClusterCIDR")); err != nil {
 		return err
+	}
+	if f.Changed("oom-score-adj") {
+		p.oomScore = &p.oomFlag
 	}
 	if p.masqueradeBit < 0 || p.masqueradeBit > 31 {
 		return fmt.Errorf("--nftables-masquerade-bit: %d is not a bit (0-31)", p.masqueradeBit)
@@ -91,6 +99,7 @@ func (p *kubeProxy) run(ctx context.Context, f *pflag.FlagSet) error {
 	if p.cleanup {
 		return node.CleanupProxy(ctx, nft)
 	}
+	setOOMScore(p.oomScore)
 	facts, err := p.node()
 	if err != nil {
 		return err
@@ -173,13 +182,13 @@ func (p *kubeProxy) node() (n proxy.Node, err error) {
 		n.NodePortAddresses = []netip.Addr{ip}
 		return n, nil
 	}
-	n.NodePortAddresses, err = addressesIn(p.nodePorts)
+	n.NodePortAddresses, err = addressesIn(p.nodePorts, ip)
 	return n, err
 }
 
 // addressesIn returns the host's addresses that lie in the networks.
-func addressesIn(networks []string) (found []netip.Addr, err error) {
-	in, err := prefixes("nodeport-addresses", networks)
+func addressesIn(networks []string, primary netip.Addr) (found []netip.Addr, err error) {
+	in, err := nodePortNetworks(networks, primary)
 	if err != nil {
 		return nil, err
 	}
@@ -198,49 +207,4 @@ func addressesIn(networks []string) (found []netip.Addr, err error) {
 		}
 	}
 	return found, nil
-}
-
-// load takes from the file what no flag says, and refuses what would change
-// what the proxy does and is not carried out.
-func (p *kubeProxy) load(f *pflag.FlagSet) error {
-	if p.file == "" {
-		return nil
-	}
-	data, err := os.ReadFile(p.file)
-	if err != nil {
-		return fmt.Errorf("--config: %w", err)
-	}
-	var c proxyv1alpha1.KubeProxyConfiguration
-	if err := yaml.UnmarshalStrict(data, &c); err != nil {
-		return fmt.Errorf("--config %s: %w", p.file, err)
-	}
-	if want := proxyv1alpha1.SchemeGroupVersion.String(); c.APIVersion != want || c.Kind != "KubeProxyConfiguration" {
-		return fmt.Errorf("--config %s: got %s %s, want %s KubeProxyConfiguration", p.file, c.APIVersion, c.Kind, want)
-	}
-	set := func(flag string, to *string, value string) {
-		if value != "" && !f.Changed(flag) {
-			*to = value
-		}
-	}
-	set("kubeconfig", &p.kubeconfig, c.ClientConnection.Kubeconfig)
-	set("proxy-mode", &p.mode, string(c.Mode))
-	set("cluster-cidr", &p.clusterCIDR, c.ClusterCIDR)
-	set("hostname-override", &p.name, c.HostnameOverride)
-	set("bind-address", &p.nodeIP, c.BindAddress)
-	set("healthz-bind-address", &p.health, c.HealthzBindAddress)
-	set("metrics-bind-address", &p.numbers, c.MetricsBindAddress)
-	if len(c.NodePortAddresses) > 0 && !f.Changed("nodeport-addresses") {
-		p.nodePorts = c.NodePortAddresses
-	}
-	if !f.Changed("masquerade-all") {
-		p.masqueradeAll = c.NFTables.MasqueradeAll
-	}
-	if bit := c.NFTables.MasqueradeBit; bit != nil && !f.Changed("nftables-masquerade-bit") {
-		p.masqueradeBit = int(*bit)
-	}
-	switch c.DetectLocalMode {
-	case "", "ClusterCIDR":
-		return nil
-	}
-	return fmt.Errorf("--config %s: detectLocalMode: %s is not supported; only ClusterCIDR is", p.file, c.DetectLocalMode)
 }

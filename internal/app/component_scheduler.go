@@ -19,11 +19,12 @@ import (
 const schedulerPort = 10259
 
 func kubeSchedulerCommand() *cobra.Command {
-	c := newComponent("kube-scheduler", schedulerPort, without{
-		"requestheader-client-ca-file":           "requests by way of the API server are not taken",
+	ignored := without{
 		"authentication-tolerate-lookup-failure": "nothing is looked up",
 		"pod-max-in-unschedulable-pods-duration": reasonPush,
-	})
+	}
+	ignored.add(withoutProxies)
+	c := newComponent("kube-scheduler", schedulerPort, ignored)
 	var file string
 	return c.command("Decide where pods run, as upstream's kube-scheduler", func(f *pflag.FlagSet) {
 		f.StringVar(&file, "config", "", "a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1); flags win over it")
