@@ -33,6 +33,7 @@ import (
 	"skiff.dev/skiff/internal/controllers/nodelifecycle"
 	"skiff.dev/skiff/internal/controllers/podgc"
 	"skiff.dev/skiff/internal/pki"
+	"skiff.dev/skiff/internal/watchcache"
 )
 
 const managerPort = 10257
@@ -271,7 +272,7 @@ func (a *accounts) client(name string) *client.Client {
 		return client.New(a.fenced(a.own.Transport))
 	}
 	if t := a.open[name]; t != nil {
-		return client.New(a.fenced(t))
+		return client.New(a.fenced(&account{t, a.own}))
 	}
 	cfg := rest.AnonymousClientConfig(a.cfg)
 	cfg.QPS = -1
@@ -283,7 +284,20 @@ func (a *accounts) client(name string) *client.Client {
 		return client.New(a.fenced(a.own.Transport))
 	}
 	a.open[name] = t
-	return client.New(a.fenced(t))
+	return client.New(a.fenced(&account{t, a.own}))
+}
+
+// account is a service account's transport. What is followed is read under the
+// process's own identity, as by upstream's: all controllers share one copy, and
+// the accounts have no right to read all that is read for them.
+type account struct {
+	client.Transport
+	own client.Transport
+}
+
+// Table implements client.Transport.
+func (a *account) Table(ctx context.Context, gvr schema.GroupVersionResource, scope watchcache.Scope) (*watchcache.Table, error) {
+	return a.own.Table(ctx, gvr, scope)
 }
 
 func (a *accounts) close() {
