@@ -109,7 +109,7 @@ func (c *Cluster) startDNS(ctx context.Context) error {
 		return err
 	}
 	return c.Eventually(ctx, "DNS", func() error {
-		_, err := c.Kubectl(ctx, "", "rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=10m")
+		_, err := c.Kubectl(ctx, "", "rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=20s")
 		return err
 	})
 }
