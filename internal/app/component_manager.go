@@ -287,9 +287,9 @@ func (a *accounts) client(name string) *client.Client {
 	return client.New(a.fenced(&account{t, a.own}))
 }
 
-// account is a service account's transport. What is followed is read under the
-// process's own identity, as by upstream's: all controllers share one copy, and
-// the accounts have no right to read all that is read for them.
+// account is a service account's transport. What is followed and listed is read
+// under the process's own identity, as by upstream's: all controllers share one
+// copy, and the accounts have no right to read all that is read for them.
 type account struct {
 	client.Transport
 	own client.Transport
@@ -298,6 +298,11 @@ type account struct {
 // Table implements client.Transport.
 func (a *account) Table(ctx context.Context, gvr schema.GroupVersionResource, scope watchcache.Scope) (*watchcache.Table, error) {
 	return a.own.Table(ctx, gvr, scope)
+}
+
+// List implements client.Transport.
+func (a *account) List(ctx context.Context, ref client.Ref, opts metav1.ListOptions) (*client.List, error) {
+	return a.own.List(ctx, ref, opts)
 }
 
 func (a *accounts) close() {
