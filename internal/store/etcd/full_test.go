@@ -123,3 +123,39 @@ func checkMounted(dir string) error {
 	_, err = put(ctx, s, "/again", []byte("1"))
 	return err
 }
+
+// A database whose space is not set aside cannot be written when others have
+// filled the disk, and the member would have to give up.
+func TestDatabaseHasItsSpace(t *testing.T) {
+	dir := t.TempDir()
+	s, err := etcd.Open(t.Context(), etcd.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	spacious := func() bool {
+		t.Helper()
+		var stat unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, "member", "snap", "db"), &stat); err != nil {
+			t.Fatal(err)
+		}
+		return stat.Blocks*512 >= stat.Size
+	}
+	if !spacious() {
+		t.Error("a new database has no space")
+	}
+	for i := range 24 {
+		if _, err := put(t.Context(), s, fmt.Sprint("/k/", i), make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It grows when a batch is written, and gets its space with a write after that.
+	for end := time.Now().Add(20 * time.Second); !spacious(); {
+		if _, err := put(t.Context(), s, "/k/last", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatal("a database that has grown has no space")
+		}
+	}
+}

@@ -75,13 +75,45 @@ func puts(r *pb.TxnRequest) bool {
 // etcd dies when its log cannot grow.
 type space struct {
 	dir        string
+	file       string // the database
 	min, quota int64
 	free       func(dir string) (int64, error)
 	inUse      func() int64
 
-	mu    sync.Mutex
-	asked time.Time
-	err   error
+	mu       sync.Mutex
+	asked    time.Time
+	err      error
+	database int64 // its size when it was last given all of its space
+}
+
+// secure has the file system set aside the space of the whole database. Pages
+// that were never written have none before, and etcd gives up when it cannot
+// write one because others have filled the disk.
+func (s *space) secure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.secureLocked()
+}
+
+func (s *space) secureLocked() error {
+	info, err := os.Stat(s.file)
+	if err != nil {
+		return fmt.Errorf("asking for the database's size: %w", err)
+	}
+	if info.Size() <= s.database {
+		return nil
+	}
+	f, err := os.OpenFile(s.file, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("setting aside space for the database: %w", err)
+	}
+	defer f.Close()
+	err = unix.Fallocate(int(f.Fd()), 0, 0, info.Size())
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // some file systems cannot
+		return fmt.Errorf("setting aside space for %s: %w", s.file, err)
+	}
+	s.database = info.Size()
+	return nil
 }
 
 // check returns store.ErrNoSpace if too little is left. The answer is reused
@@ -95,6 +127,7 @@ func (s *space) check() error {
 		return s.err
 	}
 	s.asked, s.err = now, nil
+	_ = s.secureLocked() // there is no room for it: the next lines say so, or it is tried again
 	if used := s.inUse(); used > s.quota {
 		s.err = fmt.Errorf("%w: the database holds %d MiB of the %d MiB of its quota", store.ErrNoSpace, used>>20, s.quota>>20)
 	} else if free, err := s.free(s.dir); err == nil && free < s.min {

@@ -121,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg.Dir = dir
 	m := &member{cfg: cfg, failed: make(chan struct{}), closed: make(chan struct{})}
 	m.alive, m.die = context.WithCancel(context.Background())
-	m.space = space{dir: cfg.Dir, min: cfg.MinFree, quota: cfg.Quota, free: freeBytes}
+	m.space = space{dir: cfg.Dir, file: m.database(), min: cfg.MinFree, quota: cfg.Quota, free: freeBytes}
 	if err := m.claim(); err != nil {
 		return nil, err
 	}
@@ -266,6 +266,9 @@ func (m *member) start(ctx context.Context) error {
 	if err := m.disarm(ctx); err != nil {
 		m.stop()
 		return fmt.Errorf("starting etcd in %s: %w", m.cfg.Dir, err)
+	}
+	if err := m.space.secure(); err != nil {
+		m.cfg.Log.Warn("etcd's database has no space of its own yet", "err", err)
 	}
 	if err := releasePages(m.database()); err != nil {
 		m.cfg.Log.Debug("etcd's database stays resident", "err", err) // which only costs memory
