@@ -93,8 +93,8 @@ func (n *node) spent(pids ...int) time.Duration {
 	return ticks * time.Second / 100
 }
 
-// BenchmarkPodCPU measures the CPU time of starting a pod: of containerd, and of the shim with all that
-// it runs. Each round starts 20 pods, 4 at a time.
+// BenchmarkPodCPU measures the CPU time of starting a pod and of ending it: of containerd, and of the shim
+// with all that it runs. Each round starts 20 pods, 4 at a time, and ends them one by one.
 func BenchmarkPodCPU(b *testing.B) {
 	const pods, abreast = 20, 4
 	n := newNode(b)
@@ -102,13 +102,13 @@ func BenchmarkPodCPU(b *testing.B) {
 	n.image(probeImage)
 	first, config := n.sandbox("first") // the shim starts
 	n.container(first, config, "c", probeImage)
-	var took, daemon, shims time.Duration
+	var took, daemon, shims, stopTook, endDaemon, endShims time.Duration
 	rounds := 0
 	for ; b.Loop(); rounds++ {
 		began, daemonBefore, shimsBefore := time.Now(), n.spent(n.rt.Pid()), n.spent(n.shims()...)
 		slots := make(chan struct{}, abreast)
 		var all sync.WaitGroup
-		ids := make([]string, pods)
+		ids, containers := make([]string, pods), make([]string, pods)
 		inits := make([]int, pods)
 		for i := range pods {
 			slots <- struct{}{}
@@ -116,8 +116,8 @@ func BenchmarkPodCPU(b *testing.B) {
 				defer func() { <-slots }()
 				sandbox, config := n.sandbox(fmt.Sprintf("pod-%d-%d", rounds, i))
 				ids[i] = sandbox
-				container, _ := n.container(sandbox, config, "c", probeImage)
-				inits[i] = n.init(container)
+				containers[i], _ = n.container(sandbox, config, "c", probeImage)
+				inits[i] = n.init(containers[i])
 			})
 		}
 		all.Wait()
@@ -125,16 +125,28 @@ func BenchmarkPodCPU(b *testing.B) {
 		daemon += n.spent(n.rt.Pid()) - daemonBefore
 		shims += n.spent(n.shims()...) - shimsBefore + n.spent(inits...)
 		b.StopTimer()
-		for _, id := range ids {
-			_, err := n.cri.RemovePodSandbox(b.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: id})
+		daemonBefore, shimsBefore = n.spent(n.rt.Pid()), n.spent(n.shims()...)+n.spent(inits...)
+		for i, id := range ids {
+			began := time.Now()
+			_, err := n.cri.StopContainer(b.Context(), &cri.StopContainerRequest{ContainerId: containers[i], Timeout: 30})
+			n.ok(err)
+			stopTook += time.Since(began)
+			_, err = n.cri.StopPodSandbox(b.Context(), &cri.StopPodSandboxRequest{PodSandboxId: id})
+			n.ok(err)
+			_, err = n.cri.RemovePodSandbox(b.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: id})
 			n.ok(err)
 		}
+		endDaemon += n.spent(n.rt.Pid()) - daemonBefore
+		endShims += n.spent(n.shims()...) - shimsBefore
 		b.StartTimer()
 	}
 	perPod := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(pods*rounds) }
 	b.ReportMetric(perPod(took), "ms/pod")
 	b.ReportMetric(perPod(daemon), "cpu-ms/pod-containerd")
 	b.ReportMetric(perPod(shims), "cpu-ms/pod-shim")
+	b.ReportMetric(perPod(stopTook), "ms/stop")
+	b.ReportMetric(perPod(endDaemon), "cpu-ms/end-containerd")
+	b.ReportMetric(perPod(endShims), "cpu-ms/end-shim")
 }
 
 // BenchmarkFootprint measures the resident memory of an idle node with 20 pods.

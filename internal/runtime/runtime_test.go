@@ -135,7 +135,11 @@ func (n *node) container(sandbox string, config *cri.PodSandboxConfig, name, ima
 		Config: &cri.ContainerConfig{
 			Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: image},
 			Args: args, LogPath: name + ".log",
-			Linux: &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{OomScoreAdj: -998}},
+			Linux: &cri.LinuxContainerConfig{
+				Resources: &cri.LinuxContainerResources{OomScoreAdj: -998},
+				// As the kubelet has it: a process namespace of its own.
+				SecurityContext: &cri.LinuxContainerSecurityContext{NamespaceOptions: config.Linux.SecurityContext.NamespaceOptions},
+			},
 		},
 	})
 	n.ok(err)

@@ -71,6 +71,36 @@ func TestSandboxOfRunc(t *testing.T) {
 	}
 }
 
+// TestContainerEndsWithoutRunc stops and removes a container after runc has become unusable.
+func TestContainerEndsWithoutRunc(t *testing.T) {
+	n := newNode(t)
+	n.image(probeImage)
+	sandbox, config := n.sandbox("web")
+	id, log := n.container(sandbox, config, "long", probeImage)
+	n.awaitLog(log, "hello", 1)
+	state := filepath.Join(n.rt.layout.run, "runc", "k8s.io", id)
+	if _, err := os.Stat(state); err != nil {
+		t.Errorf("runc does not know the container: %v", err)
+	}
+	n.ok(replace(filepath.Join(n.rt.layout.bin, runcName), []byte("#!/bin/sh\nexit 1\n")))
+
+	_, err := n.cri.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: id, Timeout: 60})
+	n.ok(err)
+	if code := n.exitCode(id); code != 0 {
+		t.Errorf("exit code %d, want that of a program that ends by itself when told to", code)
+	}
+	if left, err := filepath.Glob("/sys/fs/cgroup/*" + n.parent + "/" + id); err != nil || len(left) > 0 {
+		t.Errorf("cgroups are left: %v, %v", left, err)
+	}
+	if _, err := os.Stat(state); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("runc's state is left: %v", err)
+	}
+	_, err = n.cri.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: id})
+	n.ok(err)
+	_, err = n.cri.RemovePodSandbox(t.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: sandbox})
+	n.ok(err)
+}
+
 // ended kills a sandbox's process and waits until the runtime says that the sandbox is not ready, then
 // removes it and looks for its cgroup.
 func (n *node) ended(id string, pid int) {

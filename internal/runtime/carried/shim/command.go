@@ -20,6 +20,7 @@ type command struct {
 	bundle  string // of create
 	pidFile string // of create
 	all     bool   // of kill
+	force   bool   // of delete
 	args    []string
 	cmd     *exec.Cmd
 }
@@ -51,7 +52,9 @@ func parse(cmd *exec.Cmd) (c command, ok bool) {
 			c.pidFile = value
 		case arg == "--all":
 			c.all = true
-		case arg == "--force", value != "" && (arg == "--log-format" || arg == "--format"):
+		case arg == "--force":
+			c.force = true
+		case value != "" && (arg == "--log-format" || arg == "--format"):
 		case strings.HasPrefix(arg, "-"):
 			return c, false
 		case c.name == "":

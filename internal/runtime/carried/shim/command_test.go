@@ -24,7 +24,7 @@ func TestParse(t *testing.T) {
 		{common + "create --bundle /b --pid-file /b/init.pid c1", command{name: "create", bundle: "/b", pidFile: "/b/init.pid", args: []string{"c1"}}, true},
 		{common + "start c1", command{name: "start", args: []string{"c1"}}, true},
 		{common + "kill --all c1 9", command{name: "kill", all: true, args: []string{"c1", "9"}}, true},
-		{common + "delete --force c1", command{name: "delete", args: []string{"c1"}}, true},
+		{common + "delete --force c1", command{name: "delete", force: true, args: []string{"c1"}}, true},
 		{common + "create --bundle /b --no-pivot c1", command{}, false},
 		{common + "create --bundle /b --console-socket", command{}, false},
 		{common + "features", command{}, false},

@@ -7,26 +7,26 @@ import (
 	"sync"
 
 	gorunc "github.com/containerd/go-runc"
-	"golang.org/x/sys/unix"
 )
 
 // monitor stands between containerd's task service and runc. The task service asks for executions of
 // runc; those that this process can carry out itself, for a fraction of the cost, never become one:
-// everything about sandboxes (sandbox.go) and the start of containers that runc has created (start.go).
-// The rest goes to the reaper, which runs runc and waits for it.
+// everything about sandboxes (sandbox.go), and the start and the ordinary end of containers that runc has
+// created (start.go, container.go). The rest goes to the reaper, which runs runc and waits for it.
 type monitor struct {
 	runs  gorunc.ProcessMonitor
 	turns chan func() // what the thread that runs runc does next
 	pause string      // the SHA-256 of the pause that can confine itself; empty for none
 
-	mu        sync.Mutex
-	sandboxes map[string]*sandbox
-	created   map[string]int // pidfds of the first processes of containers that runc has created
+	mu         sync.Mutex
+	sandboxes  map[string]*sandbox
+	containers map[string]*container
 }
 
 func newMonitor(runs gorunc.ProcessMonitor, pause string) *monitor {
 	m := &monitor{
-		runs: runs, turns: make(chan func()), pause: pause, sandboxes: map[string]*sandbox{}, created: map[string]int{},
+		runs: runs, turns: make(chan func()), pause: pause,
+		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 	}
 	go m.serve()
 	return m
@@ -90,18 +90,13 @@ func (m *monitor) carryOut(c command) error {
 		return m.createSandbox(c)
 	}
 	m.mu.Lock()
-	s := m.sandboxes[c.id()]
+	s, held := m.sandboxes[c.id()], m.containers[c.id()]
 	m.mu.Unlock()
 	switch {
-	case s == nil && c.name == "start":
-		return m.startContainer(c)
-	case s == nil && c.name == "delete":
-		if fd, ok := m.take(c.id()); ok { // never started
-			_ = unix.Close(fd) // nothing is written through it
-		}
+	case s == nil && held == nil:
 		return errRunc
 	case s == nil:
-		return errRunc
+		return m.ofContainer(c, held)
 	case c.name == "start":
 		return nil // it runs since it was created
 	case c.name == "kill":
@@ -113,28 +108,4 @@ func (m *monitor) carryOut(c command) error {
 		return s.remove()
 	}
 	return errRunc
-}
-
-// hold takes hold of the first process of a container that runc has created.
-func (m *monitor) hold(c command) {
-	pid, err := gorunc.ReadPidFile(c.pidFile)
-	if err != nil {
-		return // then runc starts the container
-	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return // likewise; it may have ended
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.created[c.id()] = fd
-}
-
-// take hands out what hold has, a descriptor that the caller closes.
-func (m *monitor) take(id string) (fd int, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	fd, ok = m.created[id]
-	delete(m.created, id)
-	return fd, ok
 }

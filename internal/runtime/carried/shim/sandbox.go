@@ -156,7 +156,7 @@ func (s *sandbox) kill(c command) error {
 	case c.all:
 		return nil // asked for once the process has ended: there was no other
 	}
-	return errors.New("container not running") // the words by which the task service knows
+	return errNotRunning
 }
 
 func (s *sandbox) signal(number unix.Signal) error {
@@ -168,12 +168,8 @@ func (s *sandbox) end() error {
 	if err := s.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
-	ended := []unix.PollFd{{Fd: int32(s.pidfd), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(ended, -1); !errors.Is(err, unix.EINTR) {
-			return os.NewSyscallError("poll", err)
-		}
-	}
+	_, err := pollIn(s.pidfd, -1)
+	return err
 }
 
 // remove cleans up after a sandbox that has ended.

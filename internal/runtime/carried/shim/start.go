@@ -9,14 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startContainer lets the first process of a container go on to the container's program. runc has left
-// it waiting at a FIFO: it goes on when somebody reads there, and says so by a byte.
-func (m *monitor) startContainer(c command) error {
-	process, ok := m.take(c.id())
-	if !ok {
-		return errRunc
-	}
-	defer unix.Close(process)
+// start lets the first process of a container go on to the container's program. runc has left it
+// waiting at a FIFO: it goes on when somebody reads there, and says so by a byte.
+func (held *container) start(c command) error {
 	name := filepath.Join(c.root, c.id(), "exec.fifo")
 	// Opened for reading without waiting, so that it is the writer who need not wait any more.
 	fifo, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -24,7 +19,7 @@ func (m *monitor) startContainer(c command) error {
 		return errRunc // whose words for what is wrong are the ones that are known
 	}
 	defer unix.Close(fifo)
-	if err := goesOn(fifo, process); err != nil {
+	if err := goesOn(fifo, held.pidfd); err != nil {
 		return fmt.Errorf("starting the container's process: %w", err)
 	}
 	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {

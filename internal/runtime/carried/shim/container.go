@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	gorunc "github.com/containerd/go-runc"
+	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+)
+
+// container is one that runc has created. The task service asks for one thing at a time of a container.
+type container struct {
+	pidfd   int
+	started bool
+	state   *state // nil until it is needed
+}
+
+// state is what runc has written down of a container, of which this process needs to know whether its
+// end is an ordinary one.
+type state struct {
+	ID string `json:"id"`
+	// Cgroups are the directories of its cgroup, one per hierarchy.
+	Cgroups map[string]string `json:"cgroup_paths"`
+	Config  struct {
+		Namespaces []struct {
+			Type string `json:"type"`
+			Path string `json:"path"`
+		} `json:"namespaces"`
+		Hooks    map[string][]json.RawMessage `json:"Hooks"`
+		IntelRdt json.RawMessage              `json:"intel_rdt"`
+	} `json:"config"`
+}
+
+// hold takes hold of the first process of a container that runc has created.
+func (m *monitor) hold(c command) {
+	pid, err := gorunc.ReadPidFile(c.pidFile)
+	if err != nil {
+		return // then runc does the rest for this container
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // likewise; it may have ended
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.containers[c.id()] = &container{pidfd: fd}
+}
+
+// forget lets go of a container that is about to be deleted.
+func (m *monitor) forget(c command, held *container) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.containers, c.id())
+	_ = unix.Close(held.pidfd) // nothing is written through it
+}
+
+// ofContainer carries a command out, or returns errRunc.
+func (m *monitor) ofContainer(c command, held *container) error {
+	switch c.name {
+	case "start":
+		if held.started {
+			return errRunc
+		}
+		held.started = true
+		return held.start(c)
+	case "kill":
+		return held.kill(c)
+	case "delete":
+		defer m.forget(c, held)
+		return held.remove(c)
+	}
+	return errRunc
+}
+
+// kill sends the signal of a kill command to the container's first process. The end of that one is the
+// end of all where they have a process namespace to themselves; where not, and where they are frozen,
+// SIGKILL is for runc to send.
+func (held *container) kill(c command) error {
+	if len(c.args) != 2 {
+		return errRunc
+	}
+	number, err := strconv.Atoi(c.args[1])
+	if err != nil {
+		return errRunc
+	}
+	signal := unix.Signal(number)
+	if signal == unix.SIGKILL || c.all {
+		s, err := held.known(c)
+		if err != nil || !s.private() || s.frozen() {
+			return errRunc
+		}
+	}
+	gone, err := ended(held.pidfd)
+	if err == nil && !gone {
+		err = os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(held.pidfd, signal, nil, 0))
+	}
+	switch {
+	case !gone && !errors.Is(err, unix.ESRCH):
+		return err
+	case c.all:
+		return nil // asked for once the process has ended: there was no other
+	}
+	return errNotRunning
+}
+
+// errNotRunning has the words by which the task service knows that there is nothing left to kill.
+var errNotRunning = errors.New("container not running")
+
+// remove takes away what runc has made of a container that has ended: its cgroups, and what is written
+// down of it, which goes last, so that a removal that was cut short can be done again.
+func (held *container) remove(c command) error {
+	s, err := held.known(c)
+	if err != nil || c.force || !s.ordinary() {
+		return errRunc
+	}
+	if gone, err := ended(held.pidfd); err != nil || !gone {
+		return errRunc
+	}
+	if err := cgroups.RemovePaths(s.Cgroups); err != nil {
+		return errRunc // whose words for what is wrong are the ones that are known
+	}
+	if err := os.RemoveAll(filepath.Join(c.root, c.id())); err != nil {
+		return fmt.Errorf("removing what is known of the container: %w", err)
+	}
+	return nil
+}
+
+// known returns what runc has written down of the container.
+func (held *container) known(c command) (*state, error) {
+	if held.state != nil {
+		return held.state, nil
+	}
+	data, err := os.ReadFile(filepath.Join(c.root, c.id(), "state.json"))
+	if err != nil {
+		return nil, err
+	}
+	s := &state{}
+	if err := json.Unmarshal(data, s); err != nil {
+		return nil, err
+	}
+	if s.ID != c.id() {
+		return nil, fmt.Errorf("the state of %s is that of %s", c.id(), s.ID)
+	}
+	held.state = s
+	return s, nil
+}
+
+// private tells whether the container's processes have a process namespace of their own, in which the
+// kernel lets none outlive the first.
+func (s *state) private() bool {
+	for _, ns := range s.Config.Namespaces {
+		if ns.Type == "NEWPID" {
+			return ns.Path == ""
+		}
+	}
+	return false
+}
+
+// ordinary tells whether nothing is to be done at the container's end but to remove its cgroups.
+func (s *state) ordinary() bool {
+	rdt := s.Config.IntelRdt
+	return s.private() && len(s.Cgroups) > 0 && len(s.Config.Hooks["poststop"]) == 0 &&
+		(rdt == nil || bytes.Equal(rdt, []byte("null")))
+}
+
+// frozen tells whether the container is paused, which keeps a killed process from ending.
+func (s *state) frozen() bool {
+	name, thawed := "freezer.state", "THAWED"
+	dir, ok := s.Cgroups["freezer"]
+	if unified, v2 := s.Cgroups[""]; v2 {
+		name, thawed, dir, ok = "cgroup.freeze", "0", unified, true
+	}
+	if !ok {
+		return false
+	}
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	// A cgroup that has gone holds nobody.
+	return err == nil && string(bytes.TrimSpace(data)) != thawed
+}
+
+// ended tells whether a process has ended, waited for or not.
+func ended(pidfd int) (bool, error) {
+	n, err := pollIn(pidfd, 0)
+	return n > 0, err
+}
+
+// pollIn waits up to some milliseconds, -1 for ever, until there is something to be read.
+func pollIn(fd, timeout int) (int, error) {
+	ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(ready, timeout)
+		if !errors.Is(err, unix.EINTR) {
+			return n, os.NewSyscallError("poll", err)
+		}
+	}
+}
