@@ -71,8 +71,9 @@ func TestSandboxOfRunc(t *testing.T) {
 	}
 }
 
-// TestContainerEndsWithoutRunc stops and removes a container after runc has become unusable.
-func TestContainerEndsWithoutRunc(t *testing.T) {
+// TestContainerEndsWithoutPrograms stops and removes a pod after runc and the shim's program have become
+// unusable: the shim that serves does all of it.
+func TestContainerEndsWithoutPrograms(t *testing.T) {
 	n := newNode(t)
 	n.image(probeImage)
 	sandbox, config := n.sandbox("web")
@@ -82,7 +83,10 @@ func TestContainerEndsWithoutRunc(t *testing.T) {
 	if _, err := os.Stat(state); err != nil {
 		t.Errorf("runc does not know the container: %v", err)
 	}
-	n.ok(replace(filepath.Join(n.rt.layout.bin, runcName), []byte("#!/bin/sh\nexit 1\n")))
+	executed := filepath.Join(t.TempDir(), "executed")
+	for _, name := range []string{runcName, shimName} {
+		n.ok(replace(filepath.Join(n.rt.layout.bin, name), []byte("#!/bin/sh\necho \"$0 $*\" >>"+executed+"\nexit 1\n")))
+	}
 
 	_, err := n.cri.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: id, Timeout: 60})
 	n.ok(err)
@@ -99,6 +103,12 @@ func TestContainerEndsWithoutRunc(t *testing.T) {
 	n.ok(err)
 	_, err = n.cri.RemovePodSandbox(t.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: sandbox})
 	n.ok(err)
+	if programs, err := os.ReadFile(executed); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("programs were executed (%v):\n%s", err, programs)
+	}
+	if left, err := filepath.Glob(filepath.Join(n.rt.layout.state, "io.containerd.runtime.v2.task", "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("bundles are left: %v, %v", left, err)
+	}
 }
 
 // ended kills a sandbox's process and waits until the runtime says that the sandbox is not ready, then

@@ -5,8 +5,12 @@
  * socket still takes connections. Everything else is done by the shim's own program beside this one,
  * whose execution costs some twenty times as much.
  *
+ * containerd executes the shim again for every container and sandbox that has been deleted, lest its shim
+ * have died. The shim leaves a note in the bundle of each that it has deleted itself, and this gives it.
+ *
  * It reads SKIFF_SHIM_ANSWER, the file's name: the first line is the socket's path, the rest the answer.
- * There is none when pods are spread over several shims.
+ * There is none when pods are spread over several shims. It reads skiff-deleted in the working directory:
+ * the first line is the container's identifier, the rest the answer.
  */
 #include <fcntl.h>
 #include <linux/un.h>
@@ -17,15 +21,6 @@
 
 static const char program[] = "containerd-shim-skiff";
 static const char pod[] = "\"io.kubernetes.cri.sandbox-id\":\"";
-
-static word length(const char *s)
-{
-	word n = 0;
-
-	while (s[n])
-		n++;
-	return n;
-}
 
 /* after returns what follows prefix in s, 0 when s does not begin with it. */
 static const char *after(const char *s, const char *prefix)
@@ -96,6 +91,34 @@ static void answer(const char *file)
 		leave(0);
 }
 
+/* same tells whether two strings of which the first has n bytes are the same. */
+static int same(const char *a, word n, const char *b)
+{
+	for (word i = 0; i < n; i++)
+		if (a[i] != b[i])
+			return 0;
+	return !b[n];
+}
+
+/* deleted gives the answer for a container that the shim has deleted and ends, or returns. */
+static void deleted(char **args)
+{
+	static char text[4096];
+	word n = load("skiff-deleted", text, sizeof text), line = 0;
+	const char *id = 0;
+
+	for (; *args; args++)
+		if (same("-id", 3, *args))
+			id = args[1];
+	while (line < n && text[line] != '\n')
+		line++;
+	if (line == n || !id || !same(text, line, id))
+		return;
+	n -= line + 1;
+	if (call(nr_write, 1, (long)text + line + 1, n, 0, 0) == (long)n)
+		leave(0);
+}
+
 /* become executes the shim's own program. */
 static void become(char **args, char **environment)
 {
@@ -120,8 +143,14 @@ __attribute__((noreturn, used)) void run(word *stack)
 	for (char **e = environment; *e; e++)
 		if (after(*e, "SKIFF_SHIM_ANSWER="))
 			file = after(*e, "SKIFF_SHIM_ANSWER=");
-	if (file && stack[0] > 1 && length(args[stack[0] - 1]) == 5 && after(args[stack[0] - 1], "start"))
-		answer(file);
+	if (stack[0] > 1) {
+		const char *action = args[stack[0] - 1];
+
+		if (file && same("start", 5, action))
+			answer(file);
+		if (same("delete", 6, action))
+			deleted(args);
+	}
 	become(args, environment);
 	call(nr_write, 2, (long)failed, sizeof failed - 1, 0, 0);
 	leave(1);

@@ -96,7 +96,7 @@ func (held *container) kill(c command) error {
 			return errRunc
 		}
 	}
-	gone, err := ended(held.pidfd)
+	gone, err := hasEnded(held.pidfd)
 	if err == nil && !gone {
 		err = os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(held.pidfd, signal, nil, 0))
 	}
@@ -119,7 +119,7 @@ func (held *container) remove(c command) error {
 	if err != nil || c.force || !s.ordinary() {
 		return errRunc
 	}
-	if gone, err := ended(held.pidfd); err != nil || !gone {
+	if gone, err := hasEnded(held.pidfd); err != nil || !gone {
 		return errRunc
 	}
 	if err := cgroups.RemovePaths(s.Cgroups); err != nil {
@@ -184,8 +184,8 @@ func (s *state) frozen() bool {
 	return err == nil && string(bytes.TrimSpace(data)) != thawed
 }
 
-// ended tells whether a process has ended, waited for or not.
-func ended(pidfd int) (bool, error) {
+// hasEnded tells whether a process has ended, waited for or not.
+func hasEnded(pidfd int) (bool, error) {
 	n, err := pollIn(pidfd, 0)
 	return n > 0, err
 }

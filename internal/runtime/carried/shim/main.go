@@ -64,8 +64,9 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.ask(service)
+	t := &tasks{TTRPCTaskService: service, bundles: map[string]string{}}
+	l.ask(t)
 	go resident.Keep(context.Background(), 8<<20) // after containerd's own setting
 	gorunc.Monitor = newMonitor(gorunc.Monitor, os.Getenv(pauseEnv))
-	return service, nil
+	return t, nil
 }
