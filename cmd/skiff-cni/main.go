@@ -1,5 +1,6 @@
-// Command skiff-cni is skiff's network plugin. It is a program of its own, and
-// small, because the runtime starts it for every pod that comes and goes.
+// Command skiff-cni is skiff's network plugin, for when skiff itself does not
+// answer the calls of it. It is a program of its own, and small, because it is
+// then started for every pod that comes and goes.
 package main
 
 import (
@@ -8,8 +9,4 @@ import (
 	"skiff.dev/skiff/internal/cni"
 )
 
-func main() {
-	if cni.Main() != nil {
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(cni.Main()) }

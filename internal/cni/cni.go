@@ -8,6 +8,9 @@
 // permanent neighbours: nothing is asked or announced, so no pod can pose as
 // another by ARP or router advertisement, and the first packet does not wait.
 //
+// The plugin is a program (Main), and the same in a process that runs anyway
+// (Server), which spares the node the program's start for every pod.
+//
 // It reads the network configuration from standard input and its own state.
 // It writes links, addresses, neighbours and routes, the sysctls that make the
 // node forward, the tables named HostPortTable, and its state: one file per
@@ -15,15 +18,12 @@
 package cni
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 )
 
 // Version is the version of the CNI specification that Install configures.
@@ -50,72 +50,6 @@ type PortMapping struct {
 	ContainerPort uint16 `json:"containerPort"`
 	Protocol      string `json:"protocol"`
 	HostIP        string `json:"hostIP,omitempty"`
-}
-
-// Main runs the plugin as CNI asks for it in the environment and on standard
-// input. It returns the error to exit with, already printed.
-func Main() error {
-	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{Add: add, Del: del, Check: check, GC: gc, Status: status},
-		version.VersionsStartingFrom("0.4.0"), "skiff network plugin")
-	if err == nil {
-		return nil
-	}
-	return errors.Join(err, err.Print())
-}
-
-func load(args *skel.CmdArgs) (*Network, error) {
-	n := &Network{}
-	if err := json.Unmarshal(args.StdinData, n); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "reading network configuration", err.Error())
-	}
-	if n.HostPortTable == "" || n.StateDir == "" || len(n.PodCIDRs) == 0 {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, "hostPortTable, stateDir and podCIDRs are required", "")
-	}
-	return n, nil
-}
-
-func add(args *skel.CmdArgs) error {
-	n, err := load(args)
-	if err != nil {
-		return err
-	}
-	result, err := n.Add(args.ContainerID, args.Netns, args.IfName)
-	if err != nil {
-		return err
-	}
-	return types.PrintResult(result, n.CNIVersion)
-}
-
-func del(args *skel.CmdArgs) error {
-	n, err := load(args)
-	if err != nil {
-		return err
-	}
-	return n.Del(args.ContainerID, args.IfName)
-}
-
-func check(args *skel.CmdArgs) error {
-	n, err := load(args)
-	if err != nil {
-		return err
-	}
-	return n.Check(args.ContainerID, args.Netns, args.IfName)
-}
-
-func gc(args *skel.CmdArgs) error {
-	n, err := load(args)
-	if err != nil {
-		return err
-	}
-	return n.GC(n.ValidAttachments)
-}
-
-func status(args *skel.CmdArgs) error {
-	n, err := load(args)
-	if err != nil {
-		return err
-	}
-	return n.Status()
 }
 
 // Add attaches a container: it gets its link, addresses and routes. Doing it

@@ -30,13 +30,14 @@ import (
 
 var update = flag.Bool("update", false, "write golden files")
 
-// TestMain makes the test's own program serve as the plugin.
+// TestMain makes the test's own program serve as the plugin, and as a process
+// that answers calls of it.
 func TestMain(m *testing.M) {
-	if os.Getenv("CNI_COMMAND") != "" {
-		if Main() != nil {
-			os.Exit(1)
-		}
-		return
+	switch {
+	case os.Getenv("CNI_COMMAND") != "":
+		os.Exit(Main())
+	case os.Getenv(serveEnv) != "":
+		os.Exit(serveTest(os.Getenv(serveEnv)))
 	}
 	os.Exit(m.Run())
 }

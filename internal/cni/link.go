@@ -198,6 +198,13 @@ func inNamespace(ns *os.File, f func() error) error {
 		// Never unlocked: the thread ends with the goroutine and is not used
 		// again in the wrong namespace.
 		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			// The main thread cannot end, and is the one whose namespace is taken
+			// for the process's. While it is held here, another is found.
+			done <- inNamespace(ns, f)
+			runtime.UnlockOSThread()
+			return
+		}
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("entering: %w", err)
 			return

@@ -24,7 +24,8 @@ const (
 	launcherName   = "containerd-shim-runc-v2" // what containerd calls the shim
 	shimName       = "containerd-shim-skiff"
 	pauseName      = "pause"
-	cniName        = "skiff-cni"
+	cniName        = "skiff-cni"        // what containerd takes for the network plugin
+	cniPluginName  = "skiff-cni-plugin" // and what that executes where skiff does not answer
 )
 
 // ErrNotCarried means that this binary was built without the runtime's programs.
@@ -34,7 +35,7 @@ var ErrNotCarried = errors.New("this skiff binary was built without the containe
 // Carried tells whether the programs are inside this binary; the error is ErrNotCarried with the name
 // of the first that is missing.
 func Carried() error {
-	for _, name := range []string{containerdName, runcName, launcherName, shimName, pauseName, cniName} {
+	for _, name := range []string{containerdName, runcName, launcherName, shimName, pauseName, cniName, cniPluginName} {
 		if _, err := carried.Lookup(name); err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)
 		}
@@ -60,7 +61,7 @@ func extract(dir string) error {
 		_ = json.Unmarshal(data, &before) // what cannot be read is extracted again
 	}
 	after := map[string]extracted{}
-	for _, name := range []string{containerdName, runcName, launcherName, shimName, cniName} {
+	for _, name := range []string{containerdName, runcName, launcherName, shimName, cniName, cniPluginName} {
 		p, err := carried.Lookup(name)
 		if err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)

@@ -101,6 +101,7 @@ type layout struct {
 	lock   string // held by a running containerd
 	pid    string // who holds it
 	notify string // where containerd says that it is ready
+	cni    string // where skiff answers calls of its network plugin
 }
 
 // runParent holds one directory per data directory of this machine.
@@ -127,6 +128,7 @@ func layoutOf(dataDir string) layout {
 		lock:   filepath.Join(run, "containerd.lock"),
 		pid:    filepath.Join(run, "containerd.json"),
 		notify: filepath.Join(run, "notify.sock"),
+		cni:    filepath.Join(run, "cni.sock"),
 	}
 }
 
@@ -252,11 +254,12 @@ func shimEnvironment(c Config, l layout, pause string) []string {
 
 const configHeader = "# Written by skiff at every start; changes are lost.\n"
 
-// environment is what containerd may see of skiff's own: where programs are, how to get through a
-// proxy, whom to trust. Everything else, secrets included, stays here. The carried programs come first
-// in PATH, where containerd looks the shim up.
+// environment is what containerd may see of skiff's own: where programs are, where calls of the network
+// plugin are answered (for that plugin's launcher, which inherits it), how to get through a proxy, whom
+// to trust. Everything else, secrets included, stays here. The carried programs come first in PATH, where
+// containerd looks the shim up.
 func (l layout) environment() []string {
-	env := []string{"NOTIFY_SOCKET=" + l.notify, "PATH=" + l.bin + ":" + os.Getenv("PATH")}
+	env := []string{"NOTIFY_SOCKET=" + l.notify, "SKIFF_CNI_SOCKET=" + l.cni, "PATH=" + l.bin + ":" + os.Getenv("PATH")}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch strings.ToUpper(name) {

@@ -10,6 +10,9 @@ func EndpointOf(dataDir string) string { return "unix://" + layoutOf(dataDir).so
 // network plugin.
 func CNIPluginOf(dataDir string) string { return filepath.Join(layoutOf(dataDir).bin, cniName) }
 
+// CNISocketOf returns the socket at which that plugin asks for an answer.
+func CNISocketOf(dataDir string) string { return layoutOf(dataDir).cni }
+
 // CNIDirsOf returns where the runtime of a data directory looks for network
 // configurations and plugins.
 func CNIDirsOf(dataDir string) (conf, bin string) {

@@ -47,3 +47,16 @@ func (n *Node) connect(ctx context.Context, podCIDRs []netip.Prefix) error {
 	}
 	return cni.Install(c)
 }
+
+// servePlugin answers the runtime's calls of the network plugin in this process
+// until ctx ends. Where that fails the runtime is left with the plugin's own
+// program, which does the same at a higher cost.
+func (n *Node) servePlugin(ctx context.Context) {
+	s, err := cni.Listen(runtime.CNISocketOf(n.DataDir), n.Log)
+	if err == nil {
+		err = s.Run(ctx)
+	}
+	if err != nil {
+		n.Log.Warn("calls of the network plugin are left to its program", "err", err)
+	}
+}

@@ -95,6 +95,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.events.Run(ctx) })
 	g.Go(func() error { return n.runKubelet(ctx, g) })
+	if n.runtime != nil {
+		g.Go(func() error { n.servePlugin(ctx); return nil })
+	}
 	if !n.KubeletOnly {
 		g.Go(func() error { return n.runServices(ctx, g) })
 		g.Go(func() error { return n.runOverlay(ctx) })

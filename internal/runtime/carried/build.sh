@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds what skiff carries inside its binary into bin/: containerd, its shim and runc from their Go
-# modules, pause and the launcher of the shim from C, and our own CNI plugin. Quick when nothing changed: the key is made of the modules'
-# versions, the toolchain and the sources here. Needs go, gcc and libseccomp's headers.
+# modules, pause and the launchers of the shim and the CNI plugin from C, and that plugin. Quick when nothing changed: the key is made of
+# the modules' versions, the toolchain and the sources here. Needs go, gcc and libseccomp's headers.
 set -eu
 cd "$(dirname "$0")"
 root=$(cd ../../.. && pwd)
@@ -10,7 +10,7 @@ key=$({
 	go version
 	gcc --version | head -n 1
 	grep -E 'opencontainers/|containerd/|libseccomp|cilium/ebpf|golang.org/x/sys|google.golang.org/' "$root/go.mod"
-	cat build.sh pause/*.c pause/*.h launcher/*.c containerd/*.go shim/*.go pack/*.go
+	cat build.sh pause/*.c pause/*.h launcher/*.c launcher/*.h containerd/*.go shim/*.go pack/*.go
 	cat "$root"/cmd/skiff-cni/*.go "$root"/internal/cni/*.go "$root"/internal/nftables/*.go "$root"/internal/resident/*.go
 } | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat bin/key 2>/dev/null)" = "$key" ]; then
@@ -34,16 +34,17 @@ CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
 CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
 	-o "$tmp/containerd" ./internal/runtime/carried/containerd
 CGO_ENABLED=0 go build -trimpath -tags 'netgo osusergo' -ldflags '-s -w' \
-	-o "$tmp/skiff-cni" ./cmd/skiff-cni
+	-o "$tmp/skiff-cni-plugin" ./cmd/skiff-cni
 small() {
 	gcc -static -nostdlib -nostartfiles -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables \
 		-Os -s -Wall -Wextra -Werror -Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,norelro -o "$1" "$2"
 }
 small "$tmp/pause" internal/runtime/carried/pause/pause.c
 small "$tmp/containerd-shim-runc-v2" internal/runtime/carried/launcher/launcher.c
+small "$tmp/skiff-cni" internal/runtime/carried/launcher/cni.c
 
 # The key goes last: an interrupted run leaves none, and the next one starts over.
 out=internal/runtime/carried/bin
 rm -f "$out/key"
-go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/containerd-shim-skiff" "$tmp/pause" "$tmp/skiff-cni"
+go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/containerd-shim-skiff" "$tmp/pause" "$tmp/skiff-cni" "$tmp/skiff-cni-plugin"
 printf '%s' "$key" >"$out/key"

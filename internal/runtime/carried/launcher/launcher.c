@@ -12,24 +12,10 @@
  * There is none when pods are spread over several shims. It reads skiff-deleted in the working directory:
  * the first line is the container's identifier, the rest the answer.
  */
-#include <fcntl.h>
-#include <linux/un.h>
-#include <stddef.h>
-#include <sys/socket.h>
-
-#include "../pause/sys.h"
+#include "launcher.h"
 
 static const char program[] = "containerd-shim-skiff";
 static const char pod[] = "\"io.kubernetes.cri.sandbox-id\":\"";
-
-/* after returns what follows prefix in s, 0 when s does not begin with it. */
-static const char *after(const char *s, const char *prefix)
-{
-	while (*prefix)
-		if (*s++ != *prefix++)
-			return 0;
-	return s;
-}
 
 /* load reads a file of less than size bytes and returns how many they are, 0 when it cannot. */
 static word load(const char *name, char *to, word size)
@@ -63,19 +49,6 @@ static int of_pod(void)
 	return 0;
 }
 
-/* serves tells whether somebody listens at the socket of that path. */
-static int serves(const char *path, word n)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	long fd = call(nr_socket, AF_UNIX, SOCK_STREAM, 0, 0, 0);
-
-	if (fd < 0 || n >= sizeof address.sun_path)
-		return 0;
-	for (word i = 0; i < n; i++)
-		address.sun_path[i] = path[i];
-	return call(nr_connect, fd, (long)&address, offsetof(struct sockaddr_un, sun_path) + n + 1, 0, 0) == 0;
-}
-
 /* answer gives the answer of the file and ends, or returns when that is not to be given. */
 static void answer(const char *file)
 {
@@ -84,7 +57,7 @@ static void answer(const char *file)
 
 	while (line < n && text[line] != '\n')
 		line++;
-	if (line + 1 >= n || !of_pod() || !serves(text, line))
+	if (line + 1 >= n || !of_pod() || reach(text, line) < 0)
 		return;
 	n -= line + 1;
 	if (call(nr_write, 1, (long)text + line + 1, n, 0, 0) == (long)n)
@@ -119,21 +92,6 @@ static void deleted(char **args)
 		leave(0);
 }
 
-/* become executes the shim's own program. */
-static void become(char **args, char **environment)
-{
-	static char path[4096 + sizeof program];
-	long n = call(nr_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)path, 4096, 0);
-
-	while (n > 0 && path[n - 1] != '/')
-		n--;
-	if (n <= 0)
-		return;
-	for (word i = 0; i < sizeof program; i++)
-		path[n + i] = program[i];
-	call(nr_execve, (long)path, (long)args, (long)environment, 0, 0);
-}
-
 __attribute__((noreturn, used)) void run(word *stack)
 {
 	static const char failed[] = "the shim's program cannot be executed\n";
@@ -151,7 +109,7 @@ __attribute__((noreturn, used)) void run(word *stack)
 		if (same("delete", 6, action))
 			deleted(args);
 	}
-	become(args, environment);
+	become(program, args, environment);
 	call(nr_write, 2, (long)failed, sizeof failed - 1, 0, 0);
 	leave(1);
 }
