@@ -7,8 +7,11 @@ package client
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"reflect"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -166,6 +169,40 @@ func (k Kind[T]) Patch(ctx context.Context, key meta.Key, sub string, pt types.P
 		written(ctx, k.gvr, got)
 	}
 	return result[T](got, err)
+}
+
+// Amend writes what differs between from and to, of an object or a subresource
+// ("" for the object), as a merge patch that fails with Conflict when the
+// object is no longer from. It does what Update does where a role has no update.
+func (k Kind[T]) Amend(ctx context.Context, from, to T, sub string) (T, error) {
+	patch, err := amendment(from, to)
+	if err != nil {
+		var none T
+		return none, fmt.Errorf("telling what changes in %s: %w", from.GetName(), err)
+	}
+	return k.Patch(ctx, meta.KeyOf(from), sub, types.MergePatchType, patch)
+}
+
+func amendment(from, to meta.Object) ([]byte, error) {
+	a, err := json.Marshal(from)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(to)
+	if err != nil {
+		return nil, err
+	}
+	differs, err := jsonpatch.CreateMergePatch(a, b)
+	if err != nil {
+		return nil, err
+	}
+	same, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": from.GetUID(), "resourceVersion": from.GetResourceVersion(),
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return jsonpatch.MergeMergePatches(differs, same)
 }
 
 // Delete deletes an object. Give the uid in opts.Preconditions where the

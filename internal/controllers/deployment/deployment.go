@@ -41,7 +41,7 @@ func New(c *client.Client, events client.Events) *controller.Controller {
 		controller.Workers(5),
 		controller.Gets("apps", "deployments"),
 		controller.Gets("apps", "replicasets"),
-		controller.Writes("apps", "replicasets", "create", "update", "delete"),
+		controller.Writes("apps", "replicasets", "create", "update", "patch", "delete"),
 		controller.Writes("apps", "deployments", "update"),
 		controller.Writes("apps", "deployments/status", "update"),
 		controller.Reports(),
@@ -115,9 +115,9 @@ func (c *deployments) claim(ctx context.Context, d *appsv1.Deployment) ([]*appsv
 	claimer := workload.Claimer[*appsv1.ReplicaSet]{
 		Owner: d, Kind: appsv1.SchemeGroupVersion.WithKind("Deployment"), Selector: d.Spec.Selector,
 		Patch: func(ctx context.Context, rs *appsv1.ReplicaSet, refs []metav1.OwnerReference) (*appsv1.ReplicaSet, error) {
-			rs = meta.Copy(rs)
-			rs.OwnerReferences = refs
-			return client.For[*appsv1.ReplicaSet](c.client).Update(ctx, rs)
+			changed := meta.Copy(rs)
+			changed.OwnerReferences = refs
+			return client.For[*appsv1.ReplicaSet](c.client).Amend(ctx, rs, changed, "")
 		},
 		StillThere: func(ctx context.Context) (bool, error) {
 			now, err := client.For[*appsv1.Deployment](c.client).Get(ctx, d.Namespace, d.Name)

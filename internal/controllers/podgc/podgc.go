@@ -57,7 +57,7 @@ func New(c *client.Client, threshold int) *controller.Controller {
 		controller.Maps(&p.nodes, p.on),
 		controller.Gets("", "nodes"),
 		controller.Writes("", "pods", "delete"),
-		controller.Writes("", "pods/status", "update"),
+		controller.Writes("", "pods/status", "patch"),
 	)
 	return p.ctl
 }
@@ -176,7 +176,7 @@ func (c *collector) remove(ctx context.Context, p *corev1.Pod, why *corev1.PodCo
 		if why != nil {
 			pod.SetCondition(&changed.Status, *why)
 		}
-		if _, err := kind.UpdateStatus(ctx, changed); err != nil {
+		if _, err := kind.Amend(ctx, p, changed, "status"); err != nil {
 			return ignoreGone(err)
 		}
 	}

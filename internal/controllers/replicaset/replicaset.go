@@ -46,7 +46,7 @@ func New(c *client.Client, events client.Events) *controller.Controller {
 		controller.Workers(5),
 		controller.Gets("apps", "replicasets"),
 		controller.Writes("apps", "replicasets/status", "update"),
-		controller.Writes("", "pods", "create", "update", "delete"),
+		controller.Writes("", "pods", "create", "patch", "delete"),
 		controller.Reports(),
 	)
 }
@@ -92,9 +92,9 @@ func (c *replicaSets) claim(ctx context.Context, rs *appsv1.ReplicaSet) ([]*core
 	claimer := workload.Claimer[*corev1.Pod]{
 		Owner: rs, Kind: kind, Selector: rs.Spec.Selector,
 		Patch: func(ctx context.Context, p *corev1.Pod, refs []metav1.OwnerReference) (*corev1.Pod, error) {
-			p = meta.Copy(p)
-			p.OwnerReferences = refs
-			return client.For[*corev1.Pod](c.client).Update(ctx, p)
+			changed := meta.Copy(p)
+			changed.OwnerReferences = refs
+			return client.For[*corev1.Pod](c.client).Amend(ctx, p, changed, "")
 		},
 		StillThere: func(ctx context.Context) (bool, error) {
 			now, err := client.For[*appsv1.ReplicaSet](c.client).Get(ctx, rs.Namespace, rs.Name)

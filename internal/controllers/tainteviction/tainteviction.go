@@ -40,7 +40,7 @@ func New(c *client.Client, events client.Events) *controller.Controller {
 		controller.Maps(&e.nodes, e.on),
 		controller.Workers(8),
 		controller.Writes("", "pods", "delete"),
-		controller.Writes("", "pods/status", "update"),
+		controller.Writes("", "pods/status", "patch"),
 		controller.Reports(),
 	)
 }
@@ -158,7 +158,7 @@ func (e *evictor) evict(ctx context.Context, p *corev1.Pod) error {
 		Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint",
 		ObservedGeneration: p.Generation,
 	}) {
-		if _, err := kind.UpdateStatus(ctx, changed); err != nil {
+		if _, err := kind.Amend(ctx, p, changed, "status"); err != nil {
 			return ignoreGone(err)
 		}
 	}
