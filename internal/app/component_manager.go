@@ -212,7 +212,11 @@ func prefixes(flag string, texts []string) (all []netip.Prefix, err error) {
 
 // servedBy asks a server's discovery for what can be listed and deleted.
 func servedBy(d *discovery.DiscoveryClient) (found []controller.Resource, err error) {
-	lists, err := d.ServerPreferredResources() // the error is for what is missing of them
+	lists, err := d.ServerPreferredResources()
+	if discovery.IsGroupDiscoveryFailedError(err) { // such as of an API server beside this one, which may be down
+		slog.Warn("some groups of the API are left alone", "err", err)
+		err = nil
+	}
 	for _, list := range lists {
 		gv, parseErr := schema.ParseGroupVersion(list.GroupVersion)
 		if parseErr != nil {

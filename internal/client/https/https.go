@@ -98,15 +98,36 @@ func (t *Transport) url(ref client.Ref, q url.Values) string {
 	return u.String()
 }
 
-const acceptProtobuf = scheme.Protobuf + "," + scheme.JSON + ";q=0.5"
+const (
+	acceptWhole    = scheme.Protobuf + "," + scheme.JSON + ";q=0.5"
+	acceptMetadata = scheme.Protobuf + ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+	acceptList     = scheme.Protobuf + ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+)
+
+// accept returns what an answer about ref is asked for as. Kinds that are not
+// compiled in, those of custom resources and of other API servers, come as
+// their metadata: it is all that can be read of them here.
+func accept(method string, ref client.Ref, q url.Values) string {
+	switch {
+	case known(ref) || method == http.MethodDelete:
+		return acceptWhole
+	case method == http.MethodGet && ref.Name == "" && !q.Has("watch"):
+		return acceptList
+	}
+	return acceptMetadata
+}
+
+func known(ref client.Ref) bool {
+	return scheme.Known.IsVersionRegistered(ref.GroupVersion())
+}
 
 // do sends a request and returns its answer once the status is good.
-func (t *Transport) do(ctx context.Context, method, url, contentType string, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+func (t *Transport) do(ctx context.Context, method string, ref client.Ref, q url.Values, contentType string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, t.url(ref, q), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", acceptProtobuf)
+	req.Header.Set("Accept", accept(method, ref, q))
 	req.Header.Set("User-Agent", t.agent)
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
@@ -156,11 +177,11 @@ func (t *Transport) call(ctx context.Context, method string, ref client.Ref, q u
 		}
 		contentType = scheme.Protobuf
 	}
-	return t.send(ctx, method, t.url(ref, q), contentType, body)
+	return t.send(ctx, method, ref, q, contentType, body)
 }
 
-func (t *Transport) send(ctx context.Context, method, url, contentType string, body []byte) (runtime.Object, error) {
-	resp, err := t.do(ctx, method, url, contentType, body)
+func (t *Transport) send(ctx context.Context, method string, ref client.Ref, q url.Values, contentType string, body []byte) (runtime.Object, error) {
+	resp, err := t.do(ctx, method, ref, q, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +290,7 @@ func (t *Transport) Patch(ctx context.Context, ref client.Ref, pt types.PatchTyp
 			q.Set("force", strconv.FormatBool(*opts.Force))
 		}
 	}
-	return object(t.send(ctx, http.MethodPatch, t.url(ref, q), string(pt), data))
+	return object(t.send(ctx, http.MethodPatch, ref, q, string(pt), data))
 }
 
 // Delete implements client.Transport. Only kinds that end gracefully tell the
@@ -297,7 +318,14 @@ func (t *Transport) remove(ctx context.Context, ref client.Ref, q url.Values, op
 	if err != nil {
 		return nil, err
 	}
-	return t.send(ctx, http.MethodDelete, t.url(ref, q), scheme.JSON, body)
+	if known(ref) {
+		return t.send(ctx, http.MethodDelete, ref, q, scheme.JSON, body)
+	}
+	resp, err := t.do(ctx, http.MethodDelete, ref, q, scheme.JSON, body)
+	if err != nil {
+		return nil, err
+	}
+	return nil, resp.Body.Close()
 }
 
 var errNotAList = errors.New("the API server's answer is not a list")

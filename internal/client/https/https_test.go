@@ -80,6 +80,27 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
+// An amendment carries what differs, and only to the object it was made from.
+func TestAmend(t *testing.T) {
+	_, maps := connect(t)
+	ok := must[*corev1.ConfigMap](t)
+	made := ok(maps.Create(t.Context(), configMap("x")))
+	changed := meta.Copy(made)
+	changed.Labels, changed.Data = map[string]string{"l": "1"}, map[string]string{"b": "2"}
+	got := ok(maps.Amend(t.Context(), made, changed, ""))
+	if diff := cmp.Diff(changed.Data, got.Data); diff != "" || got.Labels["l"] != "1" {
+		t.Errorf("amended to %+v: %s", got, diff)
+	}
+	if _, err := maps.Amend(t.Context(), made, changed, ""); !apierrors.IsConflict(err) {
+		t.Errorf("amending an old version: %v", err)
+	}
+	other := meta.Copy(got)
+	other.UID = "another"
+	if _, err := maps.Amend(t.Context(), other, changed, ""); !apierrors.IsConflict(err) {
+		t.Errorf("amending another object of the name: %v", err)
+	}
+}
+
 func TestListsComeInPages(t *testing.T) {
 	_, maps := connect(t)
 	for i := range 7 {

@@ -95,7 +95,11 @@ func (t *Transport) feed(ctx context.Context, table *watchcache.Table, key table
 		case err == nil || errors.Is(err, io.EOF):
 			continue // the server ends watches now and then
 		}
-		slog.Debug("watch interrupted, will be resumed", "resource", key.gvr.Resource, "in", wait, "err", err)
+		level := slog.LevelDebug
+		if rev == 0 && wait == retryMax {
+			level = slog.LevelWarn // somebody waits for it, and it does not seem to come
+		}
+		slog.Log(ctx, level, "watch interrupted, will be resumed", "resource", key.gvr.Resource, "in", wait, "err", err)
 		select {
 		case <-time.After(wait + rand.N(wait)):
 		case <-ctx.Done():
@@ -140,7 +144,7 @@ func (t *Transport) load(ctx context.Context, table *watchcache.Table, key table
 func (t *Transport) follow(ctx context.Context, table *watchcache.Table, key tableKey, rev int64) (int64, error) {
 	q := url.Values{"watch": {"true"}, "allowWatchBookmarks": {"true"}, "resourceVersion": {strconv.FormatInt(rev, 10)}}
 	set(q, "fieldSelector", client.FieldSelector(key.scope))
-	resp, err := t.do(ctx, http.MethodGet, t.url(key.ref(), q), "", nil)
+	resp, err := t.do(ctx, http.MethodGet, key.ref(), q, "", nil)
 	if err != nil {
 		return rev, err
 	}
