@@ -70,28 +70,22 @@ func (a access) Modify(ctx context.Context, gr schema.GroupResource, key meta.Ke
 	if err != nil {
 		return nil, err
 	}
-	old, err := r.stored(ctx, key)
-	for {
-		if err != nil {
-			return nil, err
-		}
+	obj, _, err := r.rewrite(ctx, key, func(old meta.Object) (meta.Object, error) {
 		obj := meta.Copy(old)
-		if err := change(obj); err != nil {
+		switch err := change(obj); {
+		case err != nil:
 			return nil, err
-		}
-		if a.dry || unchanged(obj, old) {
+		case a.dry:
 			return obj, nil
+		case unchanged(obj, old):
+			return old, nil
 		}
 		if r.SpecChanged(obj, old) && r.info.HasGeneration {
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
-		got, werr := r.replace(ctx, obj, old)
-		raced, ok := werr.(*race)
-		if !ok {
-			return got, werr
-		}
-		old, err = r.redecode(raced.now, key)
-	}
+		return r.replace(ctx, obj, old)
+	})
+	return obj, err
 }
 
 func (a access) Delete(ctx context.Context, gr schema.GroupResource, key meta.Key, opts resource.DeleteOptions) error {

@@ -2,7 +2,6 @@ package verbs
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -22,29 +21,11 @@ func (r *Resource) Delete(ctx context.Context, key meta.Key, opts metav1.DeleteO
 	if errs := metavalidation.ValidateDeleteOptions(&opts); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "DeleteOptions"}, "", errs)
 	}
-	old, err := r.current(ctx, key)
-	confirmed := false
-	for {
-		if err != nil {
-			return nil, false, err
-		}
-		var derr error
-		obj, gone, derr = r.delete(ctx, old, opts)
-		var raced *race
-		switch stale := old; {
-		case errors.As(derr, &raced):
-			old, err = r.redecode(raced.now, key)
-			confirmed = true
-		case !confirmed && mayBeStale(derr):
-			old, err = r.stored(ctx, key)
-			confirmed = true
-			if err == nil && old.GetResourceVersion() == stale.GetResourceVersion() {
-				return nil, false, derr
-			}
-		default:
-			return obj, gone, derr
-		}
-	}
+	obj, _, err = r.rewrite(ctx, key, func(old meta.Object) (obj meta.Object, err error) {
+		obj, gone, err = r.delete(ctx, old, opts)
+		return obj, err
+	})
+	return obj, gone && err == nil, err
 }
 
 func (r *Resource) delete(ctx context.Context, old meta.Object, opts metav1.DeleteOptions) (meta.Object, bool, error) {

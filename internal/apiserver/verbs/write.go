@@ -212,35 +212,45 @@ type Transform func(ctx context.Context, old meta.Object, exists bool) (meta.Obj
 // Update replaces the object at key, or its view (subresource), by what
 // transform makes of it. created tells that an upsert created it.
 func (r *Resource) Update(ctx context.Context, key meta.Key, view string, transform Transform, pre *metav1.Preconditions, opts WriteOptions) (obj meta.Object, created bool, err error) {
-	old, err := r.current(ctx, key)
-	confirmed := false // old has been read from the store, not the cache
 	for {
-		if apierrors.IsNotFound(err) && r.mayCreate(view, opts) {
-			obj, err = r.upsert(ctx, key, transform, opts)
-			if !apierrors.IsAlreadyExists(err) {
-				return obj, true, err
-			}
-			old, err = r.stored(ctx, key)
-			confirmed = true
+		obj, there, err := r.rewrite(ctx, key, func(old meta.Object) (meta.Object, error) {
+			return r.update(ctx, old, view, transform, pre, opts)
+		})
+		if there || !r.mayCreate(view, opts) {
+			return obj, false, err
 		}
+		obj, err = r.upsert(ctx, key, transform, opts)
+		if !apierrors.IsAlreadyExists(err) {
+			return obj, true, err
+		}
+	}
+}
+
+// rewrite has try write over the object at key, as the cache has it: again
+// when another write came between, and on what the store has when an old cache
+// entry may be why try failed, or found nothing to change and returned old. It
+// tells whether the object was there at all.
+func (r *Resource) rewrite(ctx context.Context, key meta.Key, try func(old meta.Object) (meta.Object, error)) (obj meta.Object, there bool, err error) {
+	old, err := r.current(ctx, key)
+	confirmed := false // old has been read from the store
+	for {
 		if err != nil {
-			return nil, false, err
+			return nil, !apierrors.IsNotFound(err), err
 		}
-		var uerr error
-		obj, uerr = r.update(ctx, old, view, transform, pre, opts)
+		obj, terr := try(old)
 		var raced *race
 		switch stale := old; {
-		case errors.As(uerr, &raced):
+		case errors.As(terr, &raced):
 			old, err = r.redecode(raced.now, key)
 			confirmed = true
-		case !confirmed && mayBeStale(uerr):
+		case !confirmed && (mayBeStale(terr) || terr == nil && obj == old):
 			old, err = r.stored(ctx, key)
 			confirmed = true
 			if err == nil && old.GetResourceVersion() == stale.GetResourceVersion() {
-				return nil, false, uerr
+				return obj, true, terr
 			}
 		default:
-			return obj, false, uerr
+			return obj, true, terr
 		}
 	}
 }
