@@ -102,6 +102,7 @@ type layout struct {
 	pid    string // who holds it
 	notify string // where containerd says that it is ready
 	cni    string // where skiff answers calls of its network plugin
+	nets   string // what containerd keeps of the plugin's results
 }
 
 // runParent holds one directory per data directory of this machine.
@@ -129,6 +130,7 @@ func layoutOf(dataDir string) layout {
 		pid:    filepath.Join(run, "containerd.json"),
 		notify: filepath.Join(run, "notify.sock"),
 		cni:    filepath.Join(run, "cni.sock"),
+		nets:   filepath.Join(run, "cni"),
 	}
 }
 
@@ -259,7 +261,7 @@ const configHeader = "# Written by skiff at every start; changes are lost.\n"
 // to trust. Everything else, secrets included, stays here. The carried programs come first in PATH, where
 // containerd looks the shim up.
 func (l layout) environment() []string {
-	env := []string{"NOTIFY_SOCKET=" + l.notify, "SKIFF_CNI_SOCKET=" + l.cni, "PATH=" + l.bin + ":" + os.Getenv("PATH")}
+	env := []string{"NOTIFY_SOCKET=" + l.notify, cniResultsEnv + "=" + l.nets, "SKIFF_CNI_SOCKET=" + l.cni, "PATH=" + l.bin + ":" + os.Getenv("PATH")}
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch strings.ToUpper(name) {

@@ -95,7 +95,7 @@ func TestEnvironment(t *testing.T) {
 	l := layoutOf("/d")
 	env := strings.Join(l.environment(), "\n")
 	if strings.Contains(env, "secret") || !strings.Contains(env, "HTTPS_PROXY=http://proxy") ||
-		!strings.Contains(env, "SKIFF_CNI_SOCKET="+CNISocketOf("/d")) ||
+		!strings.Contains(env, "SKIFF_CNI_SOCKET="+CNISocketOf("/d")) || !strings.Contains(env, cniResultsEnv+"="+l.run+"/") ||
 		!strings.Contains(env, "PATH=/d/runtime/bin:/bin") {
 		t.Errorf("environment:\n%s", env)
 	}

@@ -24,6 +24,9 @@ import (
 // lockEnv tells containerd that descriptor 3 is its lock.
 const lockEnv = "SKIFF_RUNTIME_LOCK"
 
+// cniResultsEnv tells containerd where to keep the network plugin's results.
+const cniResultsEnv = "SKIFF_CNI_RESULTS"
+
 // maxLog is the size at which containerd's log is moved aside when containerd starts.
 const maxLog = 8 << 20
 

@@ -9,7 +9,7 @@ root=$(cd ../../.. && pwd)
 key=$({
 	go version
 	gcc --version | head -n 1
-	grep -E 'opencontainers/|containerd/|libseccomp|cilium/ebpf|golang.org/x/sys|google.golang.org/' "$root/go.mod"
+	grep -E 'opencontainers/|containerd/|containernetworking/|libseccomp|cilium/ebpf|golang.org/x/sys|google.golang.org/' "$root/go.mod"
 	cat build.sh pause/*.c pause/*.h launcher/*.c launcher/*.h containerd/*.go shim/*.go pack/*.go
 	cat "$root"/cmd/skiff-cni/*.go "$root"/internal/cni/*.go "$root"/internal/nftables/*.go "$root"/internal/resident/*.go
 } | sha256sum | cut -d ' ' -f 1)

@@ -25,7 +25,7 @@ type Leftovers struct {
 
 // foreign are the host's directories, shared by all machines, in which a node
 // may write; only what is in them by name is looked at.
-var foreign = []string{"/etc/cni", "/opt/cni", "/var/lib/kubelet", "/var/lib/containerd", "/var/log/pods", "/var/log/containers"}
+var foreign = []string{"/etc/cni", "/opt/cni", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/containerd", "/var/log/pods", "/var/log/containers"}
 
 func (m *Machine) leftovers() (l Leftovers, err error) {
 	l.Mounts, err = m.mounts()

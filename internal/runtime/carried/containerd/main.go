@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
+	"github.com/containernetworking/cni/libcni"
 
 	// The parts of containerd that skiff runs, an explicit list. Left out against containerd's own:
 	// the snapshotters btrfs, devmapper, zfs, blockfile and erofs, the debug and metrics listeners, NRI,
@@ -63,6 +64,8 @@ import (
 const (
 	lockFD  = 3
 	lockEnv = "SKIFF_RUNTIME_LOCK"
+	// resultsEnv names the directory for the network plugin's results.
+	resultsEnv = "SKIFF_CNI_RESULTS"
 )
 
 func main() {
@@ -70,6 +73,10 @@ func main() {
 		// The lock ends with this process: the shims must not inherit it.
 		syscall.CloseOnExec(lockFD)
 		_ = os.Unsetenv(lockEnv) // fails only for malformed names
+	}
+	// Below /var/lib/cni, where they would be, the results of pods that were killed are never removed.
+	if dir := os.Getenv(resultsEnv); dir != "" {
+		libcni.CacheDir = dir
 	}
 	go resident.Keep(context.Background(), 8<<20)
 	if err := command.App().Run(context.Background(), os.Args); err != nil {
