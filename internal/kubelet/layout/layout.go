@@ -18,10 +18,10 @@ type Layout struct {
 	ContainerLogs string // symbolic links by container name; upstream: /var/log/containers
 }
 
-// Below returns the layout with everything under one directory.
+// Below returns the layout with everything under the kubelet's root directory.
 func Below(dir string) Layout {
 	return Layout{
-		Root:          filepath.Join(dir, "kubelet"),
+		Root:          dir,
 		PodLogs:       filepath.Join(dir, "log", "pods"),
 		ContainerLogs: filepath.Join(dir, "log", "containers"),
 	}
