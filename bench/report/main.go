@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -90,6 +91,7 @@ func run(ctx context.Context) (err error) {
 	}{
 		{"start-up of the control plane", false, func(ctx context.Context) error { return r.tool(ctx, "startup", "--binary", r.binary) }},
 		{"raw etcd", false, func(ctx context.Context) error { return r.tool(ctx, "etcd") }},
+		{"write path", false, r.writePath},
 		{"API", false, r.api},
 		{"scheduling", false, r.schedule},
 		{"start-up of the node", true, func(ctx context.Context) error { return r.tool(ctx, "startup", "--node", "--binary", r.binary) }},
@@ -217,6 +219,35 @@ func (r *report) api(ctx context.Context) error {
 			return err
 		}
 		return r.tool(ctx, "api", "--kubeconfig", kubeconfig, "--pids", pid)
+	})
+}
+
+// pairs is how often the write path is measured and what it is compared with.
+const pairs = 5
+
+// writePath measures updates and raw puts in turn: what a write to the disk
+// takes changes from minute to minute.
+func (r *report) writePath(ctx context.Context) error {
+	return r.server(ctx, "write-data", func(kubeconfig, pid string) error {
+		var ratios []float64
+		for i := range pairs {
+			pair := *r
+			pair.found, pair.missing = nil, nil
+			err := errors.Join(pair.tool(ctx, "etcd"),
+				pair.tool(ctx, "api", "--kubeconfig", kubeconfig, "--pids", pid, "--media", "protobuf",
+					"--namespace", "pair-"+strconv.Itoa(i), "--steps", "update,update1"))
+			if err != nil {
+				return err
+			}
+			figures := byKey(pair.found)
+			ratios = append(ratios, figures["api.protobuf.update1.p50"].Value/figures["etcd.put1.p50"].Value)
+		}
+		slices.Sort(ratios)
+		var out measure.Results
+		out.Add("write.ratio", "×", ratios[pairs/2], "update over HTTPS by raw etcd put, one client, medians in turn: median of %d", pairs)
+		out.Add("write.ratio.least", "×", ratios[0], "the least of them")
+		out.Add("write.ratio.most", "×", ratios[pairs-1], "the most")
+		return r.take(&out)
 	})
 }
 

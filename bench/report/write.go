@@ -15,12 +15,17 @@ var section = page.Section{Name: "bench", Writer: "bench/report"}
 
 func (r *report) write() error { return section.Write(r.out, r.tables("Measured "+page.Facts()+".")) }
 
-// tables writes the generated part of the page.
-func (r *report) tables(where string) string {
+func byKey(found []measure.Result) map[string]measure.Result {
 	figures := map[string]measure.Result{}
-	for _, x := range r.found {
+	for _, x := range found {
 		figures[x.Key] = x
 	}
+	return figures
+}
+
+// tables writes the generated part of the page.
+func (r *report) tables(where string) string {
+	figures := byKey(r.found)
 	var w bytes.Buffer
 	fmt.Fprintf(&w, "\n%s\n\n## Budgets\n\n| what | budget | measured | verdict |\n|---|---|---|---|\n", where)
 	for _, b := range budgets {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -23,6 +24,9 @@ var settled = []time.Duration{5 * time.Second, 30 * time.Second}
 const (
 	// interval is how often it is looked whether work has ended.
 	interval = time.Minute
+	// profileRate is how many bytes are allocated between two samples of the heap's
+	// profile. At Go's rate, an eighth of it, the profile's tables are 1.5 MiB.
+	profileRate = 4 << 20
 	// quiet is the CPU time that an idle process stays below in an interval.
 	quiet = time.Second
 )
@@ -39,6 +43,7 @@ const (
 // lives on from a burst lies scattered in all of the heap that it took, and keeps
 // much of that resident.
 func Keep(ctx context.Context, garbage uint64) {
+	runtime.MemProfileRate = profileRate
 	startPace(garbage)
 	trim(ctx)
 }
@@ -53,8 +58,11 @@ func trim(ctx context.Context) {
 	}
 	w := watch{worked: true, spent: spent()}
 	for wait(ctx, interval) {
-		if w.over(spent()) {
+		switch idle, ended := w.look(spent()); {
+		case ended:
 			release()
+		case idle:
+			releaseBinary()
 		}
 	}
 }
@@ -65,14 +73,14 @@ type watch struct {
 	spent  time.Duration // CPU time up to the last look
 }
 
-// over reports, once after each stretch of work, that it has ended. It takes
-// the process's CPU time so far.
-func (w *watch) over(spent time.Duration) bool {
-	idle := spent-w.spent < quiet
+// look takes the process's CPU time so far, and reports whether it has been
+// idle and, once after each stretch of work, that it has ended.
+func (w *watch) look(spent time.Duration) (idle, ended bool) {
+	idle = spent-w.spent < quiet
 	w.spent = spent
-	ended := idle && w.worked
+	ended = idle && w.worked
 	w.worked = !idle
-	return ended
+	return idle, ended
 }
 
 // spent is the CPU time of this process.
@@ -97,13 +105,20 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 func release() {
 	debug.FreeOSMemory()
-	if err := releaseBinary(); err != nil {
+	releaseBinary()
+}
+
+// releaseBinary gives back the pages of the binary. Most of what is resident of
+// it after some time has never been needed: the kernel maps 64 KiB around each
+// byte that was.
+func releaseBinary() {
+	if err := unmapBinary(); err != nil {
 		slog.Debug("releasing the pages of the binary", "err", err)
 	}
 }
 
-// releaseBinary unmaps the resident pages of the program's text and constants.
-func releaseBinary() error {
+// unmapBinary unmaps the resident pages of the program's text and constants.
+func unmapBinary() error {
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ Anonymous:          4000 kB
 func TestReleaseBinary(t *testing.T) {
 	long := strings.Repeat("text", 1000)
 	before := resident(t)
-	if err := releaseBinary(); err != nil {
+	if err := unmapBinary(); err != nil {
 		t.Fatal(err)
 	}
 	after := resident(t)
@@ -75,15 +75,15 @@ func TestWatchSeesWorkEndOnce(t *testing.T) {
 	w := watch{worked: true}
 	var spent time.Duration
 	for i, step := range []struct {
-		used time.Duration
-		over bool
+		used        time.Duration
+		idle, ended bool
 	}{
-		{5 * time.Second, false}, {100 * time.Millisecond, true}, {100 * time.Millisecond, false},
-		{2 * time.Second, false}, {3 * time.Second, false}, {0, true}, {0, false},
+		{5 * time.Second, false, false}, {100 * time.Millisecond, true, true}, {100 * time.Millisecond, true, false},
+		{2 * time.Second, false, false}, {3 * time.Second, false, false}, {0, true, true}, {0, true, false},
 	} {
 		spent += step.used
-		if got := w.over(spent); got != step.over {
-			t.Errorf("step %d: %v, want %v", i, got, step.over)
+		if idle, ended := w.look(spent); idle != step.idle || ended != step.ended {
+			t.Errorf("step %d: idle %v, ended %v; want %v, %v", i, idle, ended, step.idle, step.ended)
 		}
 	}
 }
