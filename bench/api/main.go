@@ -119,20 +119,20 @@ func (b *bench) measure(ctx context.Context, name string) error {
 	if name == "protobuf" {
 		media = load.Protobuf
 	}
-	created, updated := make([][]byte, b.objects), make([][]byte, b.objects)
-	for i := range created {
-		var err error
-		if created[i], err = load.Encode(media, b.object(i, "created")); err != nil {
-			return err
-		}
-		if updated[i], err = load.Encode(media, b.object(i, "updated")); err != nil {
-			return err
+	bodies := map[string][][]byte{}
+	for _, mark := range []string{"created", "updated", "updated again"} {
+		for i := range b.objects {
+			body, err := load.Encode(media, b.object(i, mark))
+			if err != nil {
+				return err
+			}
+			bodies[mark] = append(bodies[mark], body)
 		}
 	}
 	object := func(i int) string { return b.path(fmt.Sprintf("object-%06d", i)) }
 	steps := []step{
 		{"create", b.objects, b.concurrency, func(ctx context.Context, i int) error {
-			_, err := b.client.Discard(ctx, "POST", b.path(), media, created[i])
+			_, err := b.client.Discard(ctx, "POST", b.path(), media, bodies["created"][i])
 			return err
 		}},
 		{"get", b.objects, b.concurrency, func(ctx context.Context, i int) error {
@@ -140,11 +140,11 @@ func (b *bench) measure(ctx context.Context, name string) error {
 			return err
 		}},
 		{"update", b.objects, b.concurrency, func(ctx context.Context, i int) error {
-			_, err := b.client.Discard(ctx, "PUT", object(i), media, updated[i])
+			_, err := b.client.Discard(ctx, "PUT", object(i), media, bodies["updated"][i])
 			return err
 		}},
-		{"update1", min(b.objects, 500), 1, func(ctx context.Context, i int) error {
-			_, err := b.client.Discard(ctx, "PUT", object(i), media, created[i])
+		{"update1", b.objects, 1, func(ctx context.Context, i int) error {
+			_, err := b.client.Discard(ctx, "PUT", object(i), media, bodies["updated again"][i])
 			return err
 		}},
 		{"list", b.lists, 2, func(ctx context.Context, i int) error {
@@ -211,7 +211,14 @@ var words = map[string]string{
 	"delete": "delete",
 }
 
+// breather is what the disk is given for the writes of many clients before
+// those of one are measured.
+const breather = time.Second
+
 func (b *bench) step(ctx context.Context, name string, s step) error {
+	if s.parallel == 1 {
+		time.Sleep(breather)
+	}
 	before, err := measure.Of(b.pids...)
 	if err != nil {
 		return err

@@ -235,7 +235,7 @@ func (r *report) writePath(ctx context.Context) error {
 			pair.found, pair.missing = nil, nil
 			err := errors.Join(pair.tool(ctx, "etcd"),
 				pair.tool(ctx, "api", "--kubeconfig", kubeconfig, "--pids", pid, "--media", "protobuf",
-					"--namespace", "pair-"+strconv.Itoa(i), "--steps", "update,update1"))
+					"--namespace", "pair-"+strconv.Itoa(i), "--steps", "update1"))
 			if err != nil {
 				return err
 			}
