@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/pflag"
 	proxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
 
-	"skiff.dev/skiff/internal/cgroup"
 )
 
 // The command lines that kubeadm gives the parts of a cluster, as its
@@ -128,9 +127,6 @@ func TestKubeadmsKubeletConfig(t *testing.T) {
 
 // The file that the yardstick gives upstream's kubelet.
 func TestYardsticksKubeletConfig(t *testing.T) {
-	if v, err := cgroup.Detect(); err != nil || v == cgroup.V2 {
-		t.Logf("control groups %v, %v", v, err)
-	}
 	o, err, said := configured(t, kubeletHead+`cgroupDriver: cgroupfs
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 failCgroupV1: false

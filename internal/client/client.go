@@ -171,9 +171,10 @@ func (k Kind[T]) Patch(ctx context.Context, key meta.Key, sub string, pt types.P
 	return result[T](got, err)
 }
 
-// Amend writes what differs between from and to, of an object or a subresource
-// ("" for the object), as a merge patch that fails with Conflict when the
-// object is no longer from. It does what Update does where a role has no update.
+// Amend writes what differs between from and to, a changed copy of it, of an
+// object or a subresource ("" for the object), as a merge patch that fails with
+// Conflict when the object is no longer from. It does what Update does where a
+// role has no update.
 func (k Kind[T]) Amend(ctx context.Context, from, to T, sub string) (T, error) {
 	patch, err := amendment(from, to)
 	if err != nil {
@@ -184,25 +185,18 @@ func (k Kind[T]) Amend(ctx context.Context, from, to T, sub string) (T, error) {
 }
 
 func amendment(from, to meta.Object) ([]byte, error) {
-	a, err := json.Marshal(from)
+	from = meta.Copy(from)
+	from.SetUID("") // as if these changed, too: the patch is to name them
+	from.SetResourceVersion("")
+	was, err := json.Marshal(from)
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(to)
+	will, err := json.Marshal(to)
 	if err != nil {
 		return nil, err
 	}
-	differs, err := jsonpatch.CreateMergePatch(a, b)
-	if err != nil {
-		return nil, err
-	}
-	same, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": from.GetUID(), "resourceVersion": from.GetResourceVersion(),
-	}})
-	if err != nil {
-		return nil, err
-	}
-	return jsonpatch.MergeMergePatches(differs, same)
+	return jsonpatch.CreateMergePatch(was, will)
 }
 
 // Delete deletes an object. Give the uid in opts.Preconditions where the

@@ -96,7 +96,7 @@ func TestAmend(t *testing.T) {
 	}
 	other := meta.Copy(got)
 	other.UID = "another"
-	if _, err := maps.Amend(t.Context(), other, changed, ""); !apierrors.IsConflict(err) {
+	if _, err := maps.Amend(t.Context(), other, meta.Copy(other), ""); !apierrors.IsConflict(err) {
 		t.Errorf("amending another object of the name: %v", err)
 	}
 }
