@@ -84,6 +84,9 @@ func Surge(want, newest, total int32, b Bounds) int32 {
 // Set is what arithmetic needs to know of a replica set.
 type Set struct {
 	Replicas, Available int32
+	// SizedFor is the size of the whole, surge included, that Replicas was a
+	// share of; 0 for unknown.
+	SizedFor int32
 	// Age orders sets: a smaller one is older.
 	Age int64
 }
@@ -138,31 +141,38 @@ func oldestFirst(sets []Set) []int {
 
 // Share spreads a change of the whole over several sets in proportion to
 // their size, so that a Deployment that is scaled in mid-rollout keeps the
-// risk where it was. It returns the new sizes; their sum is total. before is
-// the size, surge included, that the sets were last sized for.
-func Share(sets []Set, total, before int32) []int32 {
+// risk where it was. It returns the new sizes; their sum is total. A set that
+// has been sized for total already keeps its share: whoever was interrupted
+// between two sets comes to the same sizes when it goes on.
+func Share(sets []Set, total int32) []int32 {
 	out := make([]int32, len(sets))
 	var sum int32
 	for i, s := range sets {
 		out[i] = s.Replicas
 		sum += s.Replicas
 	}
-	change := total - sum
-	if change == 0 || sum == 0 {
+	left := total - sum
+	if left == 0 || sum == 0 {
 		return out
 	}
-	if before <= 0 {
-		before = sum
-	}
-	left := change
-	order := largestFirst(sets, change > 0)
+	order := largestFirst(sets, left > 0)
 	for _, i := range order {
+		before := sets[i].SizedFor
+		if before <= 0 {
+			before = sum
+		}
 		target := int32((int64(sets[i].Replicas)*int64(total) + int64(before)/2) / int64(before))
-		part := clamp(target-sets[i].Replicas, left)
-		part = max(part, -sets[i].Replicas)
+		part := max(clamp(target-sets[i].Replicas, left), -sets[i].Replicas)
 		out[i] += part
 		left -= part
 	}
+	settled := func(i int) int {
+		if sets[i].SizedFor == total {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(settled(a), settled(b)) })
 	for _, i := range order { // what rounding left over goes to the largest
 		part := max(left, -out[i])
 		out[i] += part

@@ -102,25 +102,64 @@ func TestShareAddsUp(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		sets := drawSets(t, "sets")
 		total := rapid.Int32Range(0, 100).Draw(t, "total")
-		var sum int32
-		for _, s := range sets {
-			sum += s.Replicas
-		}
+		whole := sum(sets)
 		var got int32
-		for _, n := range Share(sets, total, rapid.Int32Range(0, 60).Draw(t, "before")) {
+		for _, n := range Share(sizedFor(t, sets, 0), total) {
 			if n < 0 {
 				t.Fatal("a set of negative size")
 			}
 			got += n
 		}
-		if sum > 0 && got != total {
+		if whole > 0 && got != total {
 			t.Fatalf("sizes add up to %d, want %d", got, total)
 		}
 	})
 }
 
+func sum(sets []Set) (n int32) {
+	for _, s := range sets {
+		n += s.Replicas
+	}
+	return n
+}
+
+// sizedFor draws what the sets were last sized for.
+func sizedFor(t *rapid.T, sets []Set, least int32) []Set {
+	for i := range sets {
+		sets[i].SizedFor = rapid.Int32Range(least, 60).Draw(t, "sized for")
+	}
+	return sets
+}
+
+// TestShareGoesOn has some sets written before the one who shared is
+// interrupted: the next one must come to the same sizes.
+func TestShareGoesOn(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		sets := sizedFor(t, drawSets(t, "sets"), 1)
+		total := rapid.Int32Range(61, 120).Draw(t, "total")
+		if rapid.Bool().Draw(t, "smaller") {
+			total = rapid.Int32Range(0, 60).Draw(t, "total")
+			for i := range sets {
+				sets[i].SizedFor = rapid.Int32Range(total+1, 120).Draw(t, "sized for")
+			}
+		}
+		want := Share(sets, total)
+		if sum(sets) == 0 {
+			return // a whole that was nothing is not shared
+		}
+		for i := range sets {
+			if rapid.Bool().Draw(t, "written") {
+				sets[i].Replicas, sets[i].SizedFor = want[i], total
+			}
+		}
+		if diff := cmp.Diff(want, Share(sets, total)); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+}
+
 func TestShareKeepsProportions(t *testing.T) {
-	got := Share([]Set{{Replicas: 8, Age: 1}, {Replicas: 5, Age: 2}}, 18, 13)
+	got := Share([]Set{{Replicas: 8, Age: 1, SizedFor: 13}, {Replicas: 5, Age: 2, SizedFor: 13}}, 18)
 	if diff := cmp.Diff([]int32{11, 7}, got); diff != "" {
 		t.Error(diff)
 	}

@@ -173,7 +173,7 @@ func (p *plan) resize(d *appsv1.Deployment, newest *appsv1.ReplicaSet, old []*ap
 	if want > 0 {
 		total += boundsOf(d).Surge
 	}
-	sizes := workload.Share(setsOf(active), total, lastMax(active))
+	sizes := workload.Share(setsOf(active), total)
 	for i, rs := range active {
 		p.setSize(d, rs, sizes[i], 0)
 	}
@@ -192,20 +192,20 @@ func activeOf(newest *appsv1.ReplicaSet, old []*appsv1.ReplicaSet) (active []*ap
 	return active
 }
 
-// lastMax is the size, surge included, that the sets were last sized for.
-func lastMax(sets []*appsv1.ReplicaSet) int32 {
-	for _, rs := range sets {
-		if n, err := strconv.ParseInt(rs.Annotations[maxAnnotation], 10, 32); err == nil {
-			return int32(n)
-		}
+// sizedFor is the size of all sets together, surge included, that a set got
+// its share of.
+func sizedFor(rs *appsv1.ReplicaSet) int32 {
+	n, err := strconv.ParseInt(rs.Annotations[maxAnnotation], 10, 32)
+	if err != nil {
+		return 0
 	}
-	return 0
+	return int32(n)
 }
 
 func setsOf(sets []*appsv1.ReplicaSet) []workload.Set {
 	out := make([]workload.Set, len(sets))
 	for i, rs := range sets {
-		out[i] = workload.Set{Replicas: *rs.Spec.Replicas, Available: rs.Status.AvailableReplicas, Age: int64(i)}
+		out[i] = workload.Set{Replicas: *rs.Spec.Replicas, Available: rs.Status.AvailableReplicas, SizedFor: sizedFor(rs), Age: int64(i)}
 	}
 	return out
 }

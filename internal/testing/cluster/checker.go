@@ -39,13 +39,15 @@ type checker struct {
 	breaches int
 }
 
-// size is an object with the bounds that it sets. Whoever decided a moment ago
-// has decided by the bounds of then, so for a while both are good.
+// size is an object with the bounds that it sets. Its controller decides by
+// those it knows, so until it tells that it has seen the present ones, and for a
+// while after, the ones before are good too.
 type size[T any] struct {
 	now               T
 	most, least       int32
 	wasMost, wasLeast int32
-	changed           time.Time
+	changed           time.Time // or seen by the controller, whichever came later
+	unseen            bool      // by the controller
 	// failed is how many pods were available before some failed at failedAt.
 	failed   int32
 	failedAt time.Time
@@ -58,22 +60,27 @@ const (
 	latelyLate = 3 * time.Minute
 )
 
-// set takes the object as it is now. When a Deployment becomes smaller in the
-// middle of a rollout all its sets shrink in proportion, available pods or not,
-// as upstream's do: so much may be missing for a while.
-func (s *size[T]) set(now T, most, least int32, lately time.Duration) {
-	fresh := s.changed.IsZero()
+// set takes the object as it is now, and whether its controller has told that
+// it knows it so. When a Deployment becomes smaller in the middle of a rollout
+// all its sets shrink in proportion, available pods or not, as upstream's do: so
+// much may be missing for a while.
+func (s *size[T]) set(now T, most, least int32, seen bool, lately time.Duration) {
+	fresh, both := s.changed.IsZero(), s.both(lately)
 	s.now = now
+	if s.unseen && seen {
+		s.changed = time.Now()
+	}
+	s.unseen = !seen
 	if !fresh && s.most == most && s.least == least {
 		return
 	}
 	switch {
 	case fresh:
 		s.wasMost, s.wasLeast = most, least
-	case time.Since(s.changed) > lately:
-		s.wasMost, s.wasLeast = s.most, s.least
-	default:
+	case both:
 		s.wasMost, s.wasLeast = max(s.wasMost, s.most), min(s.wasLeast, s.least)
+	default:
+		s.wasMost, s.wasLeast = s.most, s.least
 	}
 	if !fresh {
 		s.wasLeast = min(s.wasLeast, least) - max(s.most-most, 0)
@@ -81,9 +88,14 @@ func (s *size[T]) set(now T, most, least int32, lately time.Duration) {
 	s.most, s.least, s.changed = most, least, time.Now()
 }
 
-// bounds are the widest that were right lately.
+// both reports whether the bounds of before are still good.
+func (s *size[T]) both(lately time.Duration) bool {
+	return s.unseen || time.Since(s.changed) <= lately
+}
+
+// bounds are the widest that are good.
 func (s *size[T]) bounds(lately time.Duration) (most, least int32) {
-	if time.Since(s.changed) > lately {
+	if !s.both(lately) {
 		return s.most, s.least
 	}
 	return max(s.most, s.wasMost), min(s.least, s.wasLeast)
@@ -285,7 +297,7 @@ func (c *checker) setIs(key string, is, was *appsv1.ReplicaSet) {
 	if c.sets[key] == nil {
 		c.sets[key] = &size[*appsv1.ReplicaSet]{}
 	}
-	c.sets[key].set(is, *is.Spec.Replicas, *is.Spec.Replicas, c.lately)
+	c.sets[key].set(is, *is.Spec.Replicas, *is.Spec.Replicas, is.Status.ObservedGeneration == is.Generation, c.lately)
 	owner := meta.ControllerOf(is)
 	if owner == nil {
 		return
@@ -374,7 +386,7 @@ func (c *checker) appIs(key string, is, _ *appsv1.Deployment) {
 		c.apps[key] = s
 	}
 	most, least := bounds(is)
-	s.set(is, most, least, c.lately)
+	s.set(is, most, least, is.Status.ObservedGeneration == is.Generation, c.lately)
 }
 
 func put[K comparable, V any](m map[K]map[string]V, k K, key string, v V) {
