@@ -26,7 +26,14 @@ const (
 	pauseName      = "pause"
 	cniName        = "skiff-cni"        // what containerd takes for the network plugin
 	cniPluginName  = "skiff-cni-plugin" // and what that executes where skiff does not answer
+	initName       = "skiff-init"       // what the shim makes containers with
+	seccompName    = "skiff-seccomp"    // and translates their seccomp profiles with
 )
+
+// extractedNames are the programs that are files in the data directory; pause is in an image.
+var extractedNames = []string{
+	containerdName, runcName, launcherName, shimName, cniName, cniPluginName, initName, seccompName,
+}
 
 // ErrNotCarried means that this binary was built without the runtime's programs.
 var ErrNotCarried = errors.New("this skiff binary was built without the container runtime's programs; " +
@@ -35,7 +42,7 @@ var ErrNotCarried = errors.New("this skiff binary was built without the containe
 // Carried tells whether the programs are inside this binary; the error is ErrNotCarried with the name
 // of the first that is missing.
 func Carried() error {
-	for _, name := range []string{containerdName, runcName, launcherName, shimName, pauseName, cniName, cniPluginName} {
+	for _, name := range append(slices.Clone(extractedNames), pauseName) {
 		if _, err := carried.Lookup(name); err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)
 		}
@@ -61,7 +68,7 @@ func extract(dir string) error {
 		_ = json.Unmarshal(data, &before) // what cannot be read is extracted again
 	}
 	after := map[string]extracted{}
-	for _, name := range []string{containerdName, runcName, launcherName, shimName, cniName, cniPluginName} {
+	for _, name := range extractedNames {
 		p, err := carried.Lookup(name)
 		if err != nil {
 			return fmt.Errorf("%w: %s", ErrNotCarried, name)

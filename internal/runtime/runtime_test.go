@@ -80,8 +80,8 @@ func (n *node) start() {
 	})
 }
 
-// image builds the probe into an image and imports it.
-func (n *node) image(name string) {
+// image builds the probe and more into an image and imports it.
+func (n *node) image(name string, more ...image.Source) {
 	n.Helper()
 	program := filepath.Join(n.TempDir(), "probe")
 	build := exec.Command("go", "build", "-o", program, "./testdata/probe")
@@ -89,7 +89,7 @@ func (n *node) image(name string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		n.Fatalf("building the probe: %v\n%s", err, out)
 	}
-	img, err := image.Build(image.Spec{Sources: []image.Source{{Binary: program}}, Entrypoint: []string{"/probe"}})
+	img, err := image.Build(image.Spec{Sources: append(more, image.Source{Binary: program}), Entrypoint: []string{"/probe"}})
 	n.ok(err)
 	archive, err := os.Create(filepath.Join(n.TempDir(), "probe.tar"))
 	n.ok(err)
@@ -130,18 +130,9 @@ func (n *node) config(name string) *cri.PodSandboxConfig {
 // container runs a container and returns its identifier and log file.
 func (n *node) container(sandbox string, config *cri.PodSandboxConfig, name, image string, args ...string) (id, log string) {
 	n.Helper()
-	created, err := n.cri.CreateContainer(n.Context(), &cri.CreateContainerRequest{
-		PodSandboxId: sandbox, SandboxConfig: config,
-		Config: &cri.ContainerConfig{
-			Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: image},
-			Args: args, LogPath: name + ".log",
-			Linux: &cri.LinuxContainerConfig{
-				Resources: &cri.LinuxContainerResources{OomScoreAdj: -998},
-				// As the kubelet has it: a process namespace of its own.
-				SecurityContext: &cri.LinuxContainerSecurityContext{NamespaceOptions: config.Linux.SecurityContext.NamespaceOptions},
-			},
-		},
-	})
+	c := containerOf(config, name)
+	c.Image.Image, c.Args, c.Linux.Resources.OomScoreAdj = image, args, -998
+	created, err := n.cri.CreateContainer(n.Context(), &cri.CreateContainerRequest{PodSandboxId: sandbox, Config: c, SandboxConfig: config})
 	n.ok(err)
 	_, err = n.cri.StartContainer(n.Context(), &cri.StartContainerRequest{ContainerId: created.ContainerId})
 	n.ok(err)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds what skiff carries inside its binary into bin/: containerd, its shim and runc from their Go
-# modules, pause and the launchers of the shim and the CNI plugin from C, and that plugin. Quick when nothing changed: the key is made of
+# modules, pause, init, seccomp and the launchers of the shim and the CNI plugin from C, and that plugin. Quick when nothing changed: the key is made of
 # the modules' versions, the toolchain and the sources here. Needs go, gcc and libseccomp's headers.
 set -eu
 cd "$(dirname "$0")"
@@ -10,7 +10,7 @@ key=$({
 	go version
 	gcc --version | head -n 1
 	grep -E 'opencontainers/|containerd/|containernetworking/|libseccomp|cilium/ebpf|golang.org/x/sys|google.golang.org/' "$root/go.mod"
-	cat build.sh pause/*.c pause/*.h launcher/*.c launcher/*.h containerd/*.go shim/*.go pack/*.go
+	cat build.sh pause/*.c pause/*.h launcher/*.c launcher/*.h init/*.c seccomp/*.c containerd/*.go shim/*.go shim/oci/*.go pack/*.go
 	cat "$root"/cmd/skiff-cni/*.go "$root"/internal/cni/*.go "$root"/internal/nftables/*.go "$root"/internal/resident/*.go
 } | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat bin/key 2>/dev/null)" = "$key" ]; then
@@ -42,9 +42,12 @@ small() {
 small "$tmp/pause" internal/runtime/carried/pause/pause.c
 small "$tmp/containerd-shim-runc-v2" internal/runtime/carried/launcher/launcher.c
 small "$tmp/skiff-cni" internal/runtime/carried/launcher/cni.c
+small "$tmp/skiff-init" internal/runtime/carried/init/init.c
+gcc -static -Os -s -Wall -Wextra -Werror -o "$tmp/skiff-seccomp" internal/runtime/carried/seccomp/seccomp.c -lseccomp
 
 # The key goes last: an interrupted run leaves none, and the next one starts over.
 out=internal/runtime/carried/bin
 rm -f "$out/key"
-go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/containerd-shim-skiff" "$tmp/pause" "$tmp/skiff-cni" "$tmp/skiff-cni-plugin"
+go run ./internal/runtime/carried/pack "$out" "$tmp/containerd" "$tmp/runc" "$tmp/containerd-shim-runc-v2" "$tmp/containerd-shim-skiff" "$tmp/pause" "$tmp/skiff-cni" "$tmp/skiff-cni-plugin" \
+	"$tmp/skiff-init" "$tmp/skiff-seccomp"
 printf '%s' "$key" >"$out/key"

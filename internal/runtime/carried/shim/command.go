@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	gorunc "github.com/containerd/go-runc"
+
+	"skiff.dev/skiff/internal/runtime/carried/shim/oci"
 )
 
 // command is an execution of runc that the task service asks for.
@@ -70,7 +71,7 @@ func parse(cmd *exec.Cmd) (c command, ok bool) {
 func (c command) id() string { return c.args[0] }
 
 // errRunc says that a command is to be carried out by runc after all.
-var errRunc = errors.New("left to runc")
+var errRunc = oci.ErrRunc
 
 // done tells the task service, in the way that runc would have, how a command carried out here ended.
 func (c command) done(err error) chan gorunc.Exit {

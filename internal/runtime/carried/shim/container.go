@@ -14,14 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// container is one that runc has created. The task service asks for one thing at a time of a container.
+// container is one that runc or this process (make.go) has created. The task service asks for one thing at
+// a time of a container.
 type container struct {
 	pidfd   int
+	line    *os.File // to the first process of one that this process made, until it is started
 	started bool
 	state   *state // nil until it is needed
 }
 
-// state is what runc has written down of a container, of which this process needs to know whether its
+// state is what is written down for runc of a container, of which this process needs to know whether its
 // end is an ordinary one.
 type state struct {
 	ID string `json:"id"`
@@ -58,6 +60,9 @@ func (m *monitor) forget(c command, held *container) {
 	defer m.mu.Unlock()
 	delete(m.containers, c.id())
 	_ = unix.Close(held.pidfd) // nothing is written through it
+	if held.line != nil {
+		_ = held.line.Close() // likewise, now
+	}
 }
 
 // ofContainer carries a command out, or returns errRunc.
@@ -118,6 +123,11 @@ func (held *container) remove(c command) error {
 	s, err := held.known(c)
 	if err != nil || c.force || !s.ordinary() {
 		return errRunc
+	}
+	if held.line != nil { // it was never started; runc would not know that
+		if err := end(held.pidfd); err != nil {
+			return fmt.Errorf("ending the container: %w", err)
+		}
 	}
 	if gone, err := hasEnded(held.pidfd); err != nil || !gone {
 		return errRunc

@@ -196,3 +196,40 @@ func TestContainerWithoutState(t *testing.T) {
 		b.remains(true)
 	}
 }
+
+// TestContainerNeverStarted deletes a container whose first process still waits for the word to go on.
+func TestContainerNeverStarted(t *testing.T) {
+	b := newBundle(t, nil)
+	ours, theirs, err := socketPair()
+	b.ok(err)
+	defer theirs.Close()
+	b.m.containers["c1"].line = ours
+	b.carriesOut("delete c1")
+	b.remains(false)
+	if err := b.process.Wait(); err == nil {
+		t.Error("its process was not ended")
+	}
+}
+
+// TestSeal has what containers are started by copied to where nobody can write.
+func TestSeal(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(name, []byte("#!x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path, err := seal(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "#!x" {
+		t.Errorf("it has %q, %v", data, err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte("y"), 0)
+		f.Close()
+	}
+	if !errors.Is(err, unix.EPERM) {
+		t.Errorf("writing to it: %v", err)
+	}
+}

@@ -2,21 +2,26 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sync"
 
 	gorunc "github.com/containerd/go-runc"
+
+	"skiff.dev/skiff/internal/runtime/carried/shim/oci"
 )
 
 // monitor stands between containerd's task service and runc. The task service asks for executions of
 // runc; those that this process can carry out itself, for a fraction of the cost, never become one:
-// everything about sandboxes (sandbox.go), and the start and the ordinary end of containers that runc has
-// created (start.go, container.go). The rest goes to the reaper, which runs runc and waits for it.
+// everything about sandboxes (sandbox.go), and the creation, start and end of ordinary containers (make.go,
+// start.go, container.go). The rest goes to the reaper, which runs runc and waits for it.
 type monitor struct {
 	runs  gorunc.ProcessMonitor
 	turns chan func() // what the thread that runs runc does next
 	pause string      // the SHA-256 of the pause that can confine itself; empty for none
+	maker *maker      // nil where containers cannot be made here
 
 	mu         sync.Mutex
 	sandboxes  map[string]*sandbox
@@ -25,7 +30,7 @@ type monitor struct {
 
 func newMonitor(runs gorunc.ProcessMonitor, pause string) *monitor {
 	m := &monitor{
-		runs: runs, turns: make(chan func()), pause: pause,
+		runs: runs, turns: make(chan func()), pause: pause, maker: newMaker(runs),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 	}
 	go m.serve()
@@ -84,10 +89,25 @@ func (m *monitor) start(cmd *exec.Cmd, run func(*exec.Cmd) (chan gorunc.Exit, er
 	return c.done(err), nil
 }
 
+// create makes a sandbox or a container, or returns errRunc.
+func (m *monitor) create(c command) error {
+	config, err := os.ReadFile(filepath.Join(c.bundle, "config.json"))
+	if err != nil {
+		return errRunc
+	}
+	switch oci.Kind(config) {
+	case oci.Sandbox:
+		return m.createSandbox(c, config)
+	case oci.Container:
+		return m.createContainer(c, config)
+	}
+	return errRunc
+}
+
 // carryOut does what a command asks, or returns errRunc.
 func (m *monitor) carryOut(c command) error {
 	if c.name == "create" {
-		return m.createSandbox(c)
+		return m.create(c)
 	}
 	m.mu.Lock()
 	s, held := m.sandboxes[c.id()], m.containers[c.id()]

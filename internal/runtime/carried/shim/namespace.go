@@ -24,6 +24,15 @@ var inherited = map[specs.LinuxNamespaceType]int{
 // run starts pause in the sandbox's namespaces and returns when it has confined itself to root. The
 // descriptor is a pidfd, the caller's to close.
 func run(spec *specs.Spec, root string) (pid, pidfd int, err error) {
+	err = within(spec, func() (err error) {
+		pid, pidfd, err = start(spec, root)
+		return err
+	})
+	return pid, pidfd, err
+}
+
+// within has do called by a thread in the namespaces of a sandbox or of its pod.
+func within(spec *specs.Spec, do func() error) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -31,11 +40,11 @@ func run(spec *specs.Spec, root string) (pid, pidfd int, err error) {
 		// thread cannot end, but main keeps that for itself.
 		runtime.LockOSThread()
 		if err = enter(spec); err == nil {
-			pid, pidfd, err = start(spec, root)
+			err = do()
 		}
 	}()
 	<-done
-	return pid, pidfd, err
+	return err
 }
 
 // enter takes the calling thread into the sandbox's namespaces and sets up what belongs to them.

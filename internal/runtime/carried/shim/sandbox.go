@@ -41,16 +41,12 @@ const recordName = "skiff-sandbox.json"
 
 // createSandbox makes the sandbox of a bundle, or returns errRunc when the bundle is none, or one that
 // asks for what only runc does.
-func (m *monitor) createSandbox(c command) error {
-	data, err := os.ReadFile(filepath.Join(c.bundle, "config.json"))
-	if err != nil || !bytes.Contains(data, []byte(`"io.kubernetes.cri.container-type":"sandbox"`)) {
-		return errRunc
-	}
+func (m *monitor) createSandbox(c command, config []byte) error {
 	var spec specs.Spec
-	if err := json.Unmarshal(data, &spec); err != nil || !plain(&spec) || !m.confines(c.bundle) {
+	if err := json.Unmarshal(config, &spec); err != nil || !plain(&spec) || !m.confines(c.bundle) {
 		return errRunc
 	}
-	group, err := cgroupOf(&spec)
+	group, err := managerOf(&cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: resources(&spec)})
 	if err != nil {
 		return fmt.Errorf("finding the sandbox's cgroup: %w", err)
 	}
@@ -63,7 +59,7 @@ func (m *monitor) createSandbox(c command) error {
 		err = os.WriteFile(c.pidFile, []byte(strconv.Itoa(s.record.Pid)), 0o644)
 	}
 	if err != nil {
-		return errors.Join(err, s.end(), s.remove())
+		return errors.Join(err, end(s.pidfd), s.remove())
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,11 +86,16 @@ func (s *sandbox) settle(spec *specs.Spec, group cgroups.Manager) (err error) {
 	if err := group.Set(resources(spec)); err != nil {
 		return fmt.Errorf("setting up the sandbox's cgroup: %w", err)
 	}
-	if score := spec.Process.OOMScoreAdj; score != nil {
-		file := fmt.Sprintf("/proc/%d/oom_score_adj", s.record.Pid)
-		if err := os.WriteFile(file, []byte(strconv.Itoa(*score)), 0); err != nil {
-			return fmt.Errorf("setting the sandbox's OOM score: %w", err)
-		}
+	return setOOMScore(s.record.Pid, spec.Process.OOMScoreAdj)
+}
+
+// setOOMScore says how soon a process is killed when memory runs out; nil leaves that as it is.
+func setOOMScore(pid int, score *int) error {
+	if score == nil {
+		return nil
+	}
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*score)), 0); err != nil {
+		return fmt.Errorf("setting the OOM score: %w", err)
 	}
 	return nil
 }
@@ -134,9 +135,8 @@ func resources(spec *specs.Spec) *cgroups.Resources {
 	return r
 }
 
-// cgroupOf returns the sandbox's cgroup, which need not be there yet.
-func cgroupOf(spec *specs.Spec) (cgroups.Manager, error) {
-	group := &cgroups.Cgroup{Path: spec.Linux.CgroupsPath, Resources: resources(spec)}
+// managerOf returns what manages a cgroup, which need not be there yet.
+func managerOf(group *cgroups.Cgroup) (cgroups.Manager, error) {
 	if cgroups.IsCgroup2UnifiedMode() {
 		return cgroupv2.NewManager(group, "")
 	}
@@ -163,12 +163,13 @@ func (s *sandbox) signal(number unix.Signal) error {
 	return os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(s.pidfd, number, nil, 0))
 }
 
-// end kills a sandbox and waits for its end.
-func (s *sandbox) end() error {
-	if err := s.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
+// end kills a process and waits for its end.
+func end(pidfd int) error {
+	err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return os.NewSyscallError("pidfd_send_signal", err)
 	}
-	_, err := pollIn(s.pidfd, -1)
+	_, err = pollIn(pidfd, -1)
 	return err
 }
 
@@ -202,7 +203,7 @@ func clean(bundle string) error {
 		return fmt.Errorf("ending the sandbox: %w", err)
 	}
 	if since, err := startOf(s.record.Pid); err == nil && since == s.record.Start {
-		if err := s.end(); err != nil {
+		if err := end(s.pidfd); err != nil {
 			return fmt.Errorf("ending the sandbox: %w", err)
 		}
 	}

@@ -9,9 +9,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start lets the first process of a container go on to the container's program. runc has left it
-// waiting at a FIFO: it goes on when somebody reads there, and says so by a byte.
+// start lets the first process of a container go on to the container's program.
 func (held *container) start(c command) error {
+	if held.line == nil {
+		return held.startOfRunc(c)
+	}
+	_, err := held.line.Write([]byte{1})
+	if errors.Is(err, unix.EPIPE) {
+		err = errEnded
+	}
+	err = errors.Join(err, held.line.Close())
+	held.line = nil
+	if err != nil {
+		return fmt.Errorf("starting the container's process: %w", err)
+	}
+	return nil
+}
+
+// errEnded is of a process that is not there to be started any more.
+var errEnded = errors.New("it has ended before")
+
+// startOfRunc is start for a container that runc created. It has left the process waiting at a FIFO: it
+// goes on when somebody reads there, and says so by a byte.
+func (held *container) startOfRunc(c command) error {
 	name := filepath.Join(c.root, c.id(), "exec.fifo")
 	// Opened for reading without waiting, so that it is the writer who need not wait any more.
 	fifo, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -44,7 +64,7 @@ func goesOn(fifo, process int) error {
 		case n == 1:
 			return nil
 		case ready[1].Revents != 0:
-			return errors.New("it has ended before")
+			return errEnded
 		case err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
 			return err
 		}

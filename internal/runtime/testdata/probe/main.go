@@ -1,5 +1,6 @@
 // Command probe is the program in the runtime test's container: it prints a line and exits with the
-// code of its argument, or, without one, prints a line per SIGUSR1 until it is terminated.
+// code of its argument, or, without one, prints a line per SIGUSR1 until it is terminated. With cat and names
+// it prints files.
 package main
 
 import (
@@ -11,6 +12,14 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == "cat" {
+		for _, name := range os.Args[2:] {
+			data, err := os.ReadFile(name)
+			fmt.Println(name, err)
+			os.Stdout.Write(data)
+		}
+		return
+	}
 	fmt.Println("hello from the container")
 	if len(os.Args) > 1 {
 		code, err := strconv.Atoi(os.Args[1])
