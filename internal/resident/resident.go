@@ -17,11 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settled are the moments after the start at which memory is trimmed: when the
-// first work is done, and when what came after it is.
+// settled are the moments after the start at which memory is trimmed, unless the
+// process works: when the first work is done, and when what came after it is.
 var settled = []time.Duration{5 * time.Second, 30 * time.Second}
 
 const (
+	// pause is how long before it is looked whether the process works.
+	pause = time.Second
 	// interval is how often it is looked whether work has ended.
 	interval = time.Minute
 	// profileRate is how many bytes are allocated between two samples of the heap's
@@ -51,10 +53,16 @@ func Keep(ctx context.Context, garbage uint64) {
 func trim(ctx context.Context) {
 	start := time.Now()
 	for _, moment := range settled {
-		if !wait(ctx, time.Until(start.Add(moment))) {
+		if !wait(ctx, time.Until(start.Add(moment-pause))) {
 			return
 		}
-		release()
+		before := spent()
+		if !wait(ctx, pause) {
+			return
+		}
+		if spent()-before < pause/4 { // who works needs it again at once
+			release()
+		}
 	}
 	w := watch{worked: true, spent: spent()}
 	for wait(ctx, interval) {

@@ -244,9 +244,10 @@ func (n *node) seen(id string) map[string]string {
 	for _, file := range []string{
 		"cpu/cpu.shares", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "memory/memory.limit_in_bytes", "memory/memory.memsw.limit_in_bytes",
 		"cpuset/cpuset.cpus", "cpuset/cpuset.mems", "devices/devices.list", "pids/pids.max",
+		"cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.high", "cpuset.cpus", "pids.max",
 	} {
 		controller, name := filepath.Split(file)
-		limit, _ := os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, n.parent, id, name)) // not in version 2
+		limit, _ := os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, n.parent, id, name)) // not there in the other version
 		seen[file] = string(limit)
 	}
 	dev, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/dev", pid))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -83,11 +84,14 @@ func (n *node) start() {
 // image builds the probe and more into an image and imports it.
 func (n *node) image(name string, more ...image.Source) {
 	n.Helper()
-	program := filepath.Join(n.TempDir(), "probe")
-	build := exec.Command("go", "build", "-o", program, "./testdata/probe")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		n.Fatalf("building the probe: %v\n%s", err, out)
+	program := filepath.Join(os.Getenv("SKIFF_E2E_PROGRAMS"), "probe")
+	if !filepath.IsAbs(program) {
+		program = filepath.Join(n.TempDir(), "probe")
+		build := exec.Command("go", "build", "-o", program, "./testdata/probe")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			n.Fatalf("building the probe: %v\n%s", err, out)
+		}
 	}
 	img, err := image.Build(image.Spec{Sources: append(more, image.Source{Binary: program}), Entrypoint: []string{"/probe"}})
 	n.ok(err)
@@ -162,7 +166,11 @@ func (n *node) awaitLog(file, text string, count int) {
 	n.ok(err)
 	defer w.Close()
 	n.ok(w.Add(filepath.Dir(file)))
-	timeout := time.After(20 * time.Second)
+	slow, err := strconv.Atoi(os.Getenv("SKIFF_E2E_SLOW"))
+	if err != nil {
+		slow = 1
+	}
+	timeout := time.After(time.Duration(slow) * 20 * time.Second)
 	for {
 		data, err := os.ReadFile(file)
 		if err == nil && strings.Count(string(data), text) >= count {

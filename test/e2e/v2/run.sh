@@ -74,7 +74,9 @@ cd "$root"
 export CGO_ENABLED=0 # compiled as bin/skiff is
 go build -trimpath -ldflags '-s -w' -o "$disk/programs/webapp" ./test/e2e/webapp
 go test -c -trimpath -tags e2e -ldflags '-s -w' -o "$disk/tests/e2e" ./test/e2e
+go build -trimpath -ldflags '-s -w' -o "$disk/programs/probe" ./internal/runtime/testdata/probe
 go test -c -trimpath -ldflags '-s -w' -o "$disk/tests/cgroup" ./internal/cgroup
+go test -c -trimpath -ldflags '-s -w' -o "$disk/tests/runtime" ./internal/runtime
 go test -c -trimpath -ldflags '-s -w' -o "$disk/tests/robustness" ./test/robustness
 mke2fs -q -t ext4 -E root_owner=0:0 -d "$disk" "$work/disk" 4G
 
