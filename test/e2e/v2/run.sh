@@ -66,6 +66,7 @@ ln -s ../bin/modprobe "$disk/sbin/modprobe" # where the kernel looks for it
 printf 'root:x:0:0:root:/root:/bin/sh\n' >"$disk/etc/passwd"
 printf 'root:x:0:\n' >"$disk/etc/group"
 printf '127.0.0.1 localhost\n' >"$disk/etc/hosts"
+printf 'nameserver 127.0.0.1\n' >"$disk/etc/resolv.conf"
 printf 'v2\n' >"$disk/etc/hostname"
 cp "$here/init" "$disk/init"
 printf '%s\n' "$tests" >"$disk/tests/arguments"

@@ -1,9 +1,10 @@
 /*
- * init: the first process of a container until it becomes the container's program. skiff's shim starts
- * it in the pod's namespaces, with mount and process namespaces of its own, puts it into its cgroup, and
- * hands it a program over descriptor 3: steps, each a handful of system calls, that make the root file
- * system, give up what the container is not to have, and execute. What a container needs is decided in
- * the shim (oci/steps.go); here it is carried out, and nothing is looked up but paths.
+ * init: a process of a container until it becomes the container's program, or one that is executed beside
+ * it. skiff's shim starts it in the pod's namespaces, with mount and process namespaces of its own or the
+ * container's, puts it into the cgroup, and hands it a program over descriptor 3: steps, each a handful of
+ * system calls, that make the root file system, give up what the container is not to have, and execute. What
+ * a container needs is decided in the shim (oci/steps.go); here it is carried out, and nothing is looked up
+ * but paths.
  *
  * Paths inside the container are the image's and the pod's to choose, and somebody else may change them
  * meanwhile: each is opened once, below the root and never out of it (RESOLVE_IN_ROOT), and what was
@@ -191,13 +192,18 @@ static long set(long tree, word flags, word attributes, word propagation)
 	return call(nr_mount_setattr, tree, (long)"", at_empty_path | flags, (long)&attr, sizeof attr);
 }
 
-/* enter_root makes the root a mount of its own, in a tree that sends nothing back to the host. */
-static long enter_root(const char *path)
+/*
+ * enter_root makes the root a mount of its own, in a tree that sends nothing back to the host; a private one
+ * learns of nothing from there either.
+ */
+static long enter_root(const char *path, word private)
 {
 	long err = call(nr_mount, 0, (long)"/", 0, MS_REC | MS_SLAVE, 0);
 
 	if (err == 0)
 		err = call(nr_mount, (long)path, (long)path, 0, MS_BIND | MS_REC, 0);
+	if (err == 0 && private)
+		err = call(nr_mount, 0, (long)path, 0, MS_PRIVATE, 0);
 	if (err == 0)
 		err = root = call(nr_openat, at_cwd, (long)path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0);
 	return err < 0 ? err : 0;
@@ -573,35 +579,53 @@ static void complain(const char *path, long err)
 	call(nr_write, 2, (long)reason, length(reason), 0, 0);
 }
 
-/* execute waits for the word to go on, and becomes the container's program. */
-static long execute(const struct step *s)
+/*
+ * become_program executes a file, behind a filter that need not allow what comes before. It returns when the
+ * filter cannot be had; that the file cannot be executed is for the container's user to see.
+ */
+static long become_program(const struct step *s, const char *path)
 {
-	const char *path = candidate(list(s->a)), **args = list(s->b), **environment = list(s->c);
-	char go;
 	long err;
 
-	if (!path)
-		return -ENOENT;
 	call(nr_close_range, peer, ~0U, CLOSE_RANGE_CLOEXEC, 0, 0);
-	tell(-1, 0);
-	take(&go, 1);
-	if (s->d) { /* a filter that comes last, where it need not allow what comes before */
+	if (s->d) {
 		struct step last = { 0, s->d, s->e, s->f, 0, 0, 0 };
 
 		err = filter(&last);
 		if (err < 0)
-			leave(1);
+			return err;
 	}
-	err = call(nr_execve, (long)path, (long)args, (long)environment, 0, 0);
+	err = call(nr_execve, (long)path, (long)list(s->b), (long)list(s->c), 0, 0);
 	complain(path, err);
 	leave(255);
-	return err;
+}
+
+/* execute waits for the word to go on, and becomes the container's program. */
+static long execute(const struct step *s)
+{
+	const char *path = candidate(list(s->a));
+	char go;
+
+	if (!path)
+		return -ENOENT;
+	tell(-1, 0);
+	take(&go, 1);
+	become_program(s, path);
+	leave(1);
+}
+
+/* execute_at_once is execute for a process beside the first: the end of the connection is the answer. */
+static long execute_at_once(const struct step *s)
+{
+	const char *path = candidate(list(s->a));
+
+	return path ? become_program(s, path) : -ENOENT;
 }
 
 static long carry_out(const struct step *s)
 {
 	switch (s->op) { /* the numbers are those of oci/program.go */
-	case 1: return enter_root(text(s->a));
+	case 1: return enter_root(text(s->a), s->b);
 	case 2: return mount_new(s);
 	case 3: return bind(s);
 	case 4: return device(s);
@@ -622,6 +646,8 @@ static long carry_out(const struct step *s)
 	case 19: return call(nr_unshare, s->a, 0, 0, 0, 0);
 	case 20: return execute(s);
 	case 21: return make_directory(text(s->a));
+	case 22: return call(nr_setns, s->a, s->b, 0, 0, 0);
+	case 23: return execute_at_once(s);
 	}
 	return -ENOSYS;
 }
@@ -631,6 +657,8 @@ __attribute__((noreturn, used)) void run(const word *stack)
 	const struct step *s;
 
 	(void)stack;
+	/* Who is in the container already is to see nothing of what this process has from the host. */
+	call(nr_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	take(&program.size, sizeof program.size);
 	if (program.size > most + sizeof program.steps)
 		leave(1);

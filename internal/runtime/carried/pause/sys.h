@@ -17,7 +17,7 @@ enum { nr_sigprocmask = 14, nr_wait4 = 61, nr_exit_group = 231, nr_sigtimedwait 
        nr_lseek = 8, nr_sendto = 44, nr_shutdown = 48, nr_dup3 = 292, nr_memfd_create = 319,
        nr_capset = 126, nr_pivot_root = 155, nr_prctl = 157, nr_mount = 165, nr_umount2 = 166,
        nr_fchdir = 81, nr_fstatfs = 138, nr_getcwd = 79, nr_mkdirat = 258, nr_mknodat = 259, nr_fchownat = 260, nr_symlinkat = 266,
-       nr_umask = 95, nr_setgroups = 116, nr_keyctl = 250, nr_unshare = 272, nr_seccomp = 317, nr_statx = 332,
+       nr_umask = 95, nr_setgroups = 116, nr_keyctl = 250, nr_unshare = 272, nr_seccomp = 317, nr_statx = 332, nr_setns = 308,
        arch = AUDIT_ARCH_X86_64 };
 static long call(long n, long a, long b, long c, long d, long e)
 {
@@ -36,7 +36,7 @@ enum { nr_sigprocmask = 135, nr_wait4 = 260, nr_exit_group = 94, nr_sigtimedwait
        nr_lseek = 62, nr_sendto = 206, nr_shutdown = 210, nr_dup3 = 24, nr_memfd_create = 279,
        nr_capset = 91, nr_pivot_root = 41, nr_prctl = 167, nr_mount = 40, nr_umount2 = 39,
        nr_fchdir = 50, nr_fstatfs = 44, nr_getcwd = 17, nr_mkdirat = 34, nr_mknodat = 33, nr_fchownat = 54, nr_symlinkat = 36,
-       nr_umask = 166, nr_setgroups = 159, nr_keyctl = 219, nr_unshare = 97, nr_seccomp = 277, nr_statx = 291,
+       nr_umask = 166, nr_setgroups = 159, nr_keyctl = 219, nr_unshare = 97, nr_seccomp = 277, nr_statx = 291, nr_setns = 268,
        arch = AUDIT_ARCH_AARCH64 };
 static long call(long n, long a, long b, long c, long d, long e)
 {

@@ -17,9 +17,11 @@ import (
 type command struct {
 	root    string // runc's --root: one directory per container
 	log     string // runc's --log: JSON lines, the last error is the one reported
-	name    string // create, start, kill, delete, ...
+	name    string // create, start, exec, kill, delete, ...
 	bundle  string // of create
-	pidFile string // of create
+	pidFile string // of create and exec
+	process string // of exec: the file that says what
+	detach  bool   // of exec
 	all     bool   // of kill
 	force   bool   // of delete
 	args    []string
@@ -27,7 +29,7 @@ type command struct {
 }
 
 // valued are the flags that are followed by a value in an argument of its own.
-var valued = []string{"--root", "--log", "--log-format", "--bundle", "--pid-file", "--console-socket", "--format"}
+var valued = []string{"--root", "--log", "--log-format", "--bundle", "--pid-file", "--console-socket", "--format", "--process"}
 
 // parse takes an execution of runc apart. ok is false for one with a flag that is not known here: that
 // is runc's to carry out.
@@ -51,6 +53,10 @@ func parse(cmd *exec.Cmd) (c command, ok bool) {
 			c.bundle = value
 		case arg == "--pid-file":
 			c.pidFile = value
+		case arg == "--process":
+			c.process = value
+		case arg == "--detach":
+			c.detach = true
 		case arg == "--all":
 			c.all = true
 		case arg == "--force":

@@ -12,6 +12,8 @@ import (
 	gorunc "github.com/containerd/go-runc"
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"skiff.dev/skiff/internal/runtime/carried/shim/oci"
 )
 
 // container is one that runc or this process (make.go) has created. The task service asks for one thing at
@@ -21,6 +23,10 @@ type container struct {
 	line    *os.File // to the first process of one that this process made, until it is started
 	started bool
 	state   *state // nil until it is needed
+
+	// Of one that this process made: what else is executed in it is put there.
+	cgroups     map[string]string
+	confinement *oci.Confinement // nil for runc's
 }
 
 // state is what is written down for runc of a container, of which this process needs to know whether its
@@ -74,6 +80,8 @@ func (m *monitor) ofContainer(c command, held *container) error {
 		}
 		held.started = true
 		return held.start(c)
+	case "exec":
+		return m.maker.exec(c, held)
 	case "kill":
 		return held.kill(c)
 	case "delete":

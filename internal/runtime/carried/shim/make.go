@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // how cgroups keep devices away
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"skiff.dev/skiff/internal/runtime/carried/shim/oci"
@@ -49,13 +49,11 @@ const answerTimeout = time.Minute
 
 // birth is a container that is being made.
 type birth struct {
-	bundle *oci.Bundle
-	dir    string // of runc's record
-	group  *cgroups.Cgroup
-	cgroup cgroups.Manager
-	pid    int
-	pidfd  int
-	line   *os.File // to its first process
+	bundle  *oci.Bundle
+	dir     string // of runc's record
+	group   *cgroups.Cgroup
+	cgroup  cgroups.Manager
+	process spawned // its first
 }
 
 // make makes a container up to the execution of its program. When it fails nothing of it is left but
@@ -69,7 +67,11 @@ func (k *maker) make(c command, b *oci.Bundle) (_ *container, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &birth{bundle: b, dir: filepath.Join(c.root, c.id()), group: b.Cgroup(), pidfd: -1}
+	confinement, err := b.Confinement(filter)
+	if err != nil {
+		return nil, err
+	}
+	n := &birth{bundle: b, dir: filepath.Join(c.root, c.id()), group: b.Cgroup()}
 	if n.cgroup, err = managerOf(n.group); err != nil {
 		return nil, err
 	}
@@ -82,38 +84,89 @@ func (k *maker) make(c command, b *oci.Bundle) (_ *container, err error) {
 	}
 	err = n.settle(program)
 	if err == nil {
-		err = os.WriteFile(c.pidFile, []byte(strconv.Itoa(n.pid)), 0o644)
+		err = os.WriteFile(c.pidFile, []byte(strconv.Itoa(n.process.pid)), 0o644)
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.undo())
 	}
-	return &container{pidfd: n.pidfd, line: n.line}, nil
+	return &container{pidfd: n.process.pidfd, line: n.process.line, cgroups: n.cgroup.GetPaths(), confinement: confinement}, nil
 }
 
 // begin starts the container's first process in the pod's namespaces. It waits for its program.
-func (k *maker) begin(c command, n *birth) error {
+func (k *maker) begin(c command, n *birth) (err error) {
+	n.process, err = k.spawn(c, n.bundle.Spec.Process.User, unix.CLONE_NEWNS|unix.CLONE_NEWPID, nil, func(start func() error) error {
+		return within(func() error { return enter(n.bundle.Spec) }, start)
+	})
+	return err
+}
+
+// spawned is a process that waits for its program.
+type spawned struct {
+	pid   int
+	pidfd int
+	line  *os.File // to it
+}
+
+// spawn starts skiff-init with the streams of a command, which become the user's, in new namespaces and those
+// that in takes its starter to. It has file as its descriptor 4, if that is not nil.
+func (k *maker) spawn(c command, user specs.User, fresh uintptr, file *os.File, in func(start func() error) error) (spawned, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return err
+		return spawned{}, err
 	}
-	n.line = ours
 	defer theirs.Close()
-	user := n.bundle.Spec.Process.User
 	for _, f := range []any{c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr} {
 		if err := giveTo(f, int(user.UID)); err != nil {
-			return errors.Join(err, ours.Close())
+			return spawned{}, errors.Join(err, ours.Close())
 		}
 	}
+	s := spawned{line: ours, pidfd: -1}
 	cmd := &exec.Cmd{
 		Path: k.init, Args: []string{"init"}, Env: []string{}, Dir: "/",
 		Stdin: c.cmd.Stdin, Stdout: c.cmd.Stdout, Stderr: c.cmd.Stderr, ExtraFiles: []*os.File{theirs},
-		SysProcAttr: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Setsid: true, PidFD: &n.pidfd},
+		SysProcAttr: &syscall.SysProcAttr{Cloneflags: fresh, Setsid: true, PidFD: &s.pidfd},
 	}
-	if err := within(n.bundle.Spec, cmd.Start); err != nil {
-		return errors.Join(fmt.Errorf("starting the container's first process: %w", err), ours.Close())
+	if file != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, file)
 	}
-	n.pid = cmd.Process.Pid
-	return cmd.Process.Release() // its end is the reaper's to see
+	if err := in(cmd.Start); err != nil {
+		return spawned{}, errors.Join(fmt.Errorf("starting a process of the container: %w", err), ours.Close())
+	}
+	s.pid = cmd.Process.Pid
+	err = errors.Join(cmd.Process.Release(), unix.Prlimit(s.pid, unix.RLIMIT_MEMLOCK, &k.locked, nil)) // its end is the reaper's to see
+	if err != nil {
+		return spawned{}, errors.Join(err, s.end())
+	}
+	return s, nil
+}
+
+// end ends the process.
+func (s *spawned) end() error {
+	return errors.Join(end(s.pidfd), s.line.Close(), os.NewSyscallError("close", unix.Close(s.pidfd)))
+}
+
+// send sends the process its program, which it is to carry out in time.
+func (s *spawned) send(program []byte) error {
+	if err := s.line.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return err
+	}
+	if _, err := s.line.Write(program); err != nil {
+		return fmt.Errorf("sending a program to the container: %w", err)
+	}
+	return nil
+}
+
+// answer reads what the process says when it has carried out its program, or could not. The error is io.EOF
+// when it said nothing, and ended or became another program.
+func (s *spawned) answer() error {
+	var answer struct{ Step, Errno int32 }
+	if err := binary.Read(s.line, binary.NativeEndian, &answer); err != nil {
+		return err
+	}
+	if answer.Step >= 0 {
+		return fmt.Errorf("step %d of the program: %w", answer.Step, syscall.Errno(answer.Errno))
+	}
+	return s.line.SetDeadline(time.Time{})
 }
 
 // socketPair returns both ends of a line.
@@ -154,31 +207,28 @@ func giveTo(stream any, uid int) error {
 // settle puts the process into its cgroup, has it carry out its program, records the container, and
 // returns when all is done but the execution.
 func (n *birth) settle(program []byte) error {
-	if err := n.cgroup.Apply(n.pid); err != nil {
+	if err := n.cgroup.Apply(n.process.pid); err != nil {
 		return fmt.Errorf("putting the container into its cgroup: %w", err)
 	}
-	if err := n.line.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+	if err := n.process.send(program); err != nil {
 		return err
-	}
-	if _, err := n.line.Write(program); err != nil {
-		return fmt.Errorf("sending the container's program: %w", err)
 	}
 	// While it works.
 	if err := n.cgroup.Set(n.group.Resources); err != nil {
 		return fmt.Errorf("limiting the container's cgroup: %w", err)
 	}
-	if err := setOOMScore(n.pid, n.bundle.Spec.Process.OOMScoreAdj); err != nil {
+	if err := setOOMScore(n.process.pid, n.bundle.Spec.Process.OOMScoreAdj); err != nil {
 		return err
 	}
 	if err := n.record(); err != nil {
 		return fmt.Errorf("recording the container: %w", err)
 	}
-	return n.await()
+	return n.process.answer()
 }
 
 // record writes down what runc is to know of the container.
 func (n *birth) record() error {
-	text, err := startOf(n.pid)
+	text, err := startOf(n.process.pid)
 	if err != nil {
 		return err
 	}
@@ -186,7 +236,7 @@ func (n *birth) record() error {
 	if err != nil {
 		return err
 	}
-	data, err := n.bundle.Record(n.pid, start, n.group, n.cgroup.GetPaths())
+	data, err := n.bundle.Record(n.process.pid, start, n.group, n.cgroup.GetPaths())
 	if err != nil {
 		return err
 	}
@@ -196,25 +246,7 @@ func (n *birth) record() error {
 	return os.WriteFile(filepath.Join(n.dir, "state.json"), data, 0o600)
 }
 
-// await reads the first process's answer.
-func (n *birth) await() error {
-	var answer struct{ Step, Errno int32 }
-	if err := binary.Read(n.line, binary.NativeEndian, &answer); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("it ended")
-		}
-		return fmt.Errorf("waiting for the container's first process: %w", err)
-	}
-	if answer.Step >= 0 {
-		return fmt.Errorf("step %d of the container's program: %w", answer.Step, syscall.Errno(answer.Errno))
-	}
-	return n.line.SetDeadline(time.Time{})
-}
-
 // undo takes back what was made.
 func (n *birth) undo() error {
-	return errors.Join(
-		end(n.pidfd), cgroups.RemovePaths(n.cgroup.GetPaths()), os.RemoveAll(n.dir),
-		n.line.Close(), os.NewSyscallError("close", unix.Close(n.pidfd)),
-	)
+	return errors.Join(n.process.end(), cgroups.RemovePaths(n.cgroup.GetPaths()), os.RemoveAll(n.dir))
 }

@@ -19,6 +19,7 @@ import (
 type maker struct {
 	init    string // skiff-init, as a path that can be executed
 	filters *filters
+	locked  unix.Rlimit // memory that a process may lock, before the rules for devices needed more here
 }
 
 // The programs are carried beside this one.
@@ -39,7 +40,12 @@ func newMaker(runs gorunc.ProcessMonitor) *maker {
 		log.L.Infof("all containers are left to runc: %v", err)
 		return nil
 	}
-	return &maker{init: path, filters: &filters{runs: runs, program: filepath.Join(dir, seccompName), known: map[string][]byte{}}}
+	k := &maker{init: path, filters: &filters{runs: runs, program: filepath.Join(dir, seccompName), known: map[string][]byte{}}}
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &k.locked); err != nil {
+		log.L.Infof("all containers are left to runc: %v", err)
+		return nil
+	}
+	return k
 }
 
 // lowestFd keeps the sealed file out of the way of descriptors that a new process is given.

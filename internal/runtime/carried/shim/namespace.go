@@ -24,22 +24,22 @@ var inherited = map[specs.LinuxNamespaceType]int{
 // run starts pause in the sandbox's namespaces and returns when it has confined itself to root. The
 // descriptor is a pidfd, the caller's to close.
 func run(spec *specs.Spec, root string) (pid, pidfd int, err error) {
-	err = within(spec, func() (err error) {
+	err = within(func() error { return enter(spec) }, func() (err error) {
 		pid, pidfd, err = start(spec, root)
 		return err
 	})
 	return pid, pidfd, err
 }
 
-// within has do called by a thread in the namespaces of a sandbox or of its pod.
-func within(spec *specs.Spec, do func() error) (err error) {
+// within has do called by a thread that enter has taken into namespaces of others.
+func within(enter, do func() error) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		// Never unlocked: the thread is not to be used again, and ends with this goroutine. The main
 		// thread cannot end, but main keeps that for itself.
 		runtime.LockOSThread()
-		if err = enter(spec); err == nil {
+		if err = enter(); err == nil {
 			err = do()
 		}
 	}()

@@ -10,9 +10,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -58,8 +60,14 @@ func Read(id, dir string, config []byte) (*Bundle, error) {
 	if err := json.Unmarshal(config, b.Spec); err != nil {
 		return nil, refuse("%v", err)
 	}
-	for _, known := range []func(*specs.Spec) error{ofSpec, ofProcess, ofLinux, ofNamespaces, ofResources} {
-		if err := known(b.Spec); err != nil {
+	if err := ofSpec(b.Spec); err != nil {
+		return nil, err
+	}
+	if err := ofProcess(b.Spec.Process); err != nil {
+		return nil, err
+	}
+	for _, known := range []func(*specs.Linux) error{ofLinux, ofNamespaces, ofResources} {
+		if err := known(b.Spec.Linux); err != nil {
 			return nil, err
 		}
 	}
@@ -91,28 +99,28 @@ func ofSpec(s *specs.Spec) error {
 	return nothingElse("spec", rest)
 }
 
-func ofProcess(s *specs.Spec) error {
-	rest := *s.Process
+func ofProcess(p *specs.Process) error {
+	rest := *p
 	rest.ConsoleSize, rest.User, rest.Args, rest.Env, rest.Cwd = nil, specs.User{}, nil, nil, ""
 	rest.Capabilities, rest.NoNewPrivileges, rest.OOMScoreAdj = nil, false, nil
 	if err := nothingElse("process", rest); err != nil {
 		return err
 	}
-	switch p := s.Process; {
+	switch {
 	case p.Capabilities == nil:
 		return refuse("no capabilities are named")
 	case len(p.Args) == 0 || p.Args[0] == "":
 		return refuse("there is no program")
 	case !filepath.IsAbs(p.Cwd):
 		return refuse("the working directory is not absolute")
-	case strings.Contains(strings.Join(append(p.Args, p.Env...), ""), "\x00"):
+	case slices.ContainsFunc(slices.Concat(p.Args, p.Env), func(text string) bool { return strings.Contains(text, "\x00") }):
 		return refuse("an argument or a variable has a zero byte")
 	}
 	return nil
 }
 
-func ofLinux(s *specs.Spec) error {
-	rest := *s.Linux
+func ofLinux(l *specs.Linux) error {
+	rest := *l
 	rest.Resources, rest.CgroupsPath, rest.Namespaces, rest.Seccomp = nil, "", nil, nil
 	rest.RootfsPropagation, rest.MaskedPaths, rest.ReadonlyPaths = "", nil, nil
 	if len(rest.Sysctl) == 0 { // the sandbox has them
@@ -121,24 +129,24 @@ func ofLinux(s *specs.Spec) error {
 	if err := nothingElse("linux", rest); err != nil {
 		return err
 	}
-	switch s.Linux.RootfsPropagation {
+	switch l.RootfsPropagation {
 	case "", "rslave", "slave":
 	default:
 		return refuse("mounts are to be shared with the host")
 	}
-	if !filepath.IsAbs(s.Linux.CgroupsPath) {
+	if !filepath.IsAbs(l.CgroupsPath) {
 		return refuse("the cgroup's path is not absolute")
 	}
-	if c := s.Linux.Seccomp; c != nil && c.ListenerPath != "" {
+	if c := l.Seccomp; c != nil && c.ListenerPath != "" {
 		return refuse("system calls are to be answered by somebody else")
 	}
 	return nil
 }
 
 // ofNamespaces wants mounts and processes apart, and the rest the pod's or the host's.
-func ofNamespaces(s *specs.Spec) error {
+func ofNamespaces(l *specs.Linux) error {
 	fresh := map[specs.LinuxNamespaceType]bool{}
-	for _, ns := range s.Linux.Namespaces {
+	for _, ns := range l.Namespaces {
 		switch ns.Type {
 		case specs.MountNamespace, specs.PIDNamespace, specs.CgroupNamespace:
 			if ns.Path != "" {
@@ -159,14 +167,14 @@ func ofNamespaces(s *specs.Spec) error {
 	return nil
 }
 
-// home is the home directory of the container's user, by the root file system's /etc/passwd.
-func (b *Bundle) home() string {
-	root, err := unix.Open(b.Root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// home is the home directory of a user, by the root file system's /etc/passwd.
+func home(root string, uid uint32) string {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "/"
 	}
-	defer unix.Close(root)
-	fd, err := unix.Openat2(root, "etc/passwd", &unix.OpenHow{
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, "etc/passwd", &unix.OpenHow{
 		Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
@@ -177,9 +185,9 @@ func (b *Bundle) home() string {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return "/"
 	}
-	data := make([]byte, 1<<20) // users beyond that have no home
-	n, _ := f.Read(data)        // nor has anybody in a file that cannot be read
-	return homeIn(string(data[:n]), fmt.Sprint(b.Spec.Process.User.UID))
+	data := make([]byte, 1<<16)
+	n, _ := io.ReadFull(f, data) // users beyond that have no home, nor has anybody in a file that cannot be read
+	return homeIn(string(data[:n]), fmt.Sprint(uid))
 }
 
 // homeIn finds a user's home in the text of a passwd file.

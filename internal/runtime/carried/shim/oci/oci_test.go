@@ -197,28 +197,63 @@ rule lseek 2147221504 1 1 4 2 0
 }
 
 func TestHome(t *testing.T) {
-	b := &Bundle{Spec: ordinary(t), Root: t.TempDir()}
-	if got := b.home(); got != "/" {
+	root := t.TempDir()
+	if got := home(root, 7); got != "/" {
 		t.Errorf("without a passwd file it is %s", got)
 	}
 	outside := filepath.Join(t.TempDir(), "passwd")
-	for _, file := range []string{outside, filepath.Join(b.Root, "real")} {
+	for _, file := range []string{outside, filepath.Join(root, "real")} {
 		text := "root:x:0:0::/root:/bin/sh\nme:x:7:7::/home/" + filepath.Base(file) + ":/bin/sh\nme:x:7:7::/second:/bin/sh\n"
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(b.Root, "etc"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(root, "etc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ to, want string }{{outside, "/"}, {"/real", "/home/real"}, {"../../../real", "/home/real"}} {
-		link := filepath.Join(b.Root, "etc/passwd")
+		link := filepath.Join(root, "etc/passwd")
 		_ = os.Remove(link)
 		if err := os.Symlink(tt.to, link); err != nil {
 			t.Fatal(err)
 		}
-		if got := b.home(); got != tt.want {
+		if got := home(root, 7); got != tt.want {
 			t.Errorf("with passwd a link to %s it is %s, want %s", tt.to, got, tt.want)
+		}
+	}
+}
+
+func TestExec(t *testing.T) {
+	process, err := json.Marshal(ordinary(t).Process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		bounding string
+		process  string
+		ok       bool
+	}{
+		{"CAP_CHOWN", string(process), true},
+		{"CAP_SYS_PTRACE", string(process), false}, // it could look into what is to become its process
+		{"CAP_CHOWN", strings.Replace(string(process), "{", `{"terminal": true, `, 1), false},
+		{"CAP_CHOWN", "{", false},
+	} {
+		spec := ordinary(t)
+		spec.Process.Capabilities.Bounding = []string{tt.bounding}
+		b, err := read(t, spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := b.Confinement([]byte("a filter"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		what, err := c.Exec([]byte(tt.process))
+		if (err == nil) != tt.ok || (err != nil && !errors.Is(err, ErrRunc)) {
+			t.Errorf("%s, %s: %v", tt.bounding, tt.process, err)
+		}
+		if err == nil && (what.User.UID != 7 || operation(binary.NativeEndian.Uint64(what.Program[2*word:])) != enter) {
+			t.Errorf("it is executed by %d, first step %x", what.User.UID, what.Program[2*word:3*word])
 		}
 	}
 }

@@ -20,7 +20,7 @@ type step struct {
 type operation uint64
 
 const (
-	enterRoot     operation = 1  // path on the host
+	enterRoot     operation = 1  // path on the host, 1 if it is to be private
 	mountNew      operation = 2  // type, source, target, flags of mount(2), data, resolve flags
 	bind          operation = 3  // source on the host, target, with what is below, attributes (to be set, and in the high half to be cleared), propagation, is a directory
 	makeDevice    operation = 4  // path, mode with type, device number, uid, gid
@@ -41,6 +41,8 @@ const (
 	unshare       operation = 19 // flags
 	execute       operation = 20 // files to try, arguments, environment, then as filter, or nothing
 	makeDirectory operation = 21 // path
+	enter         operation = 22 // descriptor of a process, namespaces
+	executeNow    operation = 23 // as execute
 )
 
 const (

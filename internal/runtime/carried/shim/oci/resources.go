@@ -7,8 +7,8 @@ import (
 )
 
 // ofResources wants limits that Cgroup knows how to set, and the devices that every container has.
-func ofResources(s *specs.Spec) error {
-	r := s.Linux.Resources
+func ofResources(l *specs.Linux) error {
+	r := l.Resources
 	if r == nil {
 		return refuse("there are no resources")
 	}

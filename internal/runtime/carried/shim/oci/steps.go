@@ -2,7 +2,9 @@ package oci
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -28,16 +30,76 @@ func (b *Bundle) Program(cgroups map[string]string, rules []byte) ([]byte, error
 	if err := b.root(p, cgroups); err != nil {
 		return nil, err
 	}
-	if err := b.confine(p, rules); err != nil {
+	c, err := b.Confinement(rules)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.confine(p, b.Spec.Process, execute); err != nil {
 		return nil, err
 	}
 	return p.encode()
 }
 
+// Confinement is what all processes of a container are kept in by, beside its namespaces and cgroup. It may
+// be shared.
+type Confinement struct {
+	id, root string
+	rules    []byte // the seccomp filter; nil for none
+	flags    uint64
+	ptrace   bool
+}
+
+// Confinement returns the container's, with its translated filter.
+func (b *Bundle) Confinement(rules []byte) (*Confinement, error) {
+	flags, err := filterFlags(b.Spec.Linux.Seccomp)
+	if err != nil {
+		return nil, err
+	}
+	ptrace := slices.Contains(b.Spec.Process.Capabilities.Bounding, "CAP_SYS_PTRACE")
+	return &Confinement{id: b.ID, root: b.Root, rules: rules, flags: flags, ptrace: ptrace}, nil
+}
+
+// Process is a process that is to be executed in a container.
+type Process struct {
+	*specs.Process
+	// Program is for skiff-init, which has a descriptor of the container's first process as its number 4.
+	Program []byte
+}
+
+// firstProcess is the number of that descriptor.
+const firstProcess = 4
+
+// Exec reads what is to be executed in the container, from the file that runc exec is given. The error is
+// ErrRunc where it is unusual. In a container that may trace processes it always is: skiff-init is among
+// the container's processes before it has given up what it is not to have.
+func (c *Confinement) Exec(process []byte) (*Process, error) {
+	if c.ptrace {
+		return nil, refuse("the container may trace processes")
+	}
+	e := &Process{Process: &specs.Process{}}
+	if err := json.Unmarshal(process, e.Process); err != nil {
+		return nil, refuse("%v", err)
+	}
+	if err := ofProcess(e.Process); err != nil {
+		return nil, err
+	}
+	p := &program{}
+	p.add(enter, uint64(firstProcess), uint64(unix.CLONE_NEWNS))
+	p.add(ownNull)
+	p.add(keyring, "_ses."+c.id)
+	p.add(umask, uint64(defaultUmask))
+	if err := c.confine(p, e.Process, executeNow); err != nil {
+		return nil, err
+	}
+	var err error
+	e.Program, err = p.encode()
+	return e, err
+}
+
 // root adds the steps that make the root file system and leave the host's.
 func (b *Bundle) root(p *program, cgroups map[string]string) error {
 	p.add(umask, uint64(0)) // modes are what they are said to be
-	p.add(enterRoot, b.Root)
+	p.add(enterRoot, b.Root, number(b.Spec.Linux.RootfsPropagation == ""))
 	if err := b.mounts(p, cgroups); err != nil {
 		return err
 	}
@@ -63,14 +125,9 @@ func (b *Bundle) root(p *program, cgroups map[string]string) error {
 	return nil
 }
 
-// confine adds the steps that give up what the container is not to have, and the last one.
-func (b *Bundle) confine(p *program, rules []byte) error {
-	process := b.Spec.Process
+// confine adds the steps that give up what the process is not to have, and the last one.
+func (c *Confinement) confine(p *program, process *specs.Process, last operation) error {
 	caps, err := capabilitiesOf(process.Capabilities)
-	if err != nil {
-		return err
-	}
-	flags, err := filterFlags(b.Spec.Linux.Seccomp)
 	if err != nil {
 		return err
 	}
@@ -78,8 +135,8 @@ func (b *Bundle) confine(p *program, rules []byte) error {
 	if late {
 		p.add(noNewPrivs)
 	}
-	if rules != nil && !late {
-		p.add(filter, rules, uint64(len(rules)), flags)
+	if c.rules != nil && !late {
+		p.add(filter, c.rules, uint64(len(c.rules)), c.flags)
 	}
 	p.add(workdir, process.Cwd, uint64(0))
 	p.add(bound, caps.bounding)
@@ -93,7 +150,7 @@ func (b *Bundle) confine(p *program, rules []byte) error {
 	if m := process.User.Umask; m != nil {
 		p.add(umask, uint64(*m))
 	}
-	env, err := b.environment()
+	env, err := environment(process, c.root)
 	if err != nil {
 		return err
 	}
@@ -101,10 +158,10 @@ func (b *Bundle) confine(p *program, rules []byte) error {
 	if err != nil {
 		return err
 	}
-	if rules != nil && late {
-		p.add(execute, files, process.Args, env, rules, uint64(len(rules)), flags)
+	if c.rules != nil && late {
+		p.add(last, files, process.Args, env, c.rules, uint64(len(c.rules)), c.flags)
 	} else {
-		p.add(execute, files, process.Args, env)
+		p.add(last, files, process.Args, env)
 	}
 	return nil
 }
@@ -142,8 +199,8 @@ var capabilityNumbers = func() map[string]uint {
 }()
 
 // environment is the process's, with the home directory that it lacks, and each name once.
-func (b *Bundle) environment() ([]string, error) {
-	env := b.Spec.Process.Env
+func environment(process *specs.Process, root string) ([]string, error) {
+	env := process.Env
 	last := map[string]int{}
 	for i, kv := range env {
 		name, _, ok := strings.Cut(kv, "=")
@@ -159,7 +216,7 @@ func (b *Bundle) environment() ([]string, error) {
 		}
 	}
 	if _, ok := last["HOME"]; !ok {
-		out = append(out, "HOME="+b.home())
+		out = append(out, "HOME="+home(root, process.User.UID))
 	}
 	return out, nil
 }
