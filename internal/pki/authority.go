@@ -29,7 +29,7 @@ func NewAuthority(name string, now time.Time) (*Authority, error) {
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: name},
 		DNSNames:              []string{name}, // as kubeadm's, for verifiers that want a name there
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-authorityBackdate),
 		NotAfter:              now.Add(AuthorityLifetime),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
 		IsCA:                  true,
@@ -101,19 +101,20 @@ func (a *Authority) Issue(r Request) (*Pair, error) {
 	if r.Usage&Server != 0 {
 		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
-	cert, err := a.issue(template, r.Key.Public(), r.Lifetime, r.Now)
+	early := min(ownBackdate, max(backdate, r.Lifetime/100)) // a short life is not stretched
+	cert, err := a.issue(template, r.Key.Public(), r.Lifetime, early, r.Now)
 	if err != nil {
 		return nil, fmt.Errorf("issuing a certificate to %s: %w", r.User, err)
 	}
 	return newPair(cert, r.Key)
 }
 
-// issue sets the validity, within the authority's own, and signs.
-func (a *Authority) issue(template *x509.Certificate, subject crypto.PublicKey, lifetime time.Duration, now time.Time) (*x509.Certificate, error) {
+// issue sets the validity, from so early on and within the authority's own, and signs.
+func (a *Authority) issue(template *x509.Certificate, subject crypto.PublicKey, lifetime, early time.Duration, now time.Time) (*x509.Certificate, error) {
 	if now.After(a.Cert.NotAfter) {
 		return nil, fmt.Errorf("the authority %s expired on %s: make a new one and let every node join again", a.Cert.Subject.CommonName, a.Cert.NotAfter.Format(time.DateOnly))
 	}
-	template.NotBefore = now.Add(-backdate)
+	template.NotBefore = now.Add(-early)
 	if template.NotBefore.Before(a.Cert.NotBefore) {
 		template.NotBefore = a.Cert.NotBefore
 	}

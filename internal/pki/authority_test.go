@@ -245,3 +245,30 @@ func BenchmarkIssue(b *testing.B) {
 		}
 	}
 }
+
+// TestClockSetBack has a cluster made while the clock was ahead, by hours and by
+// a year. What was issued holds over the one; over the other the authority does,
+// and what it issues then.
+func TestClockSetBack(t *testing.T) {
+	a := authority(t)
+	now := time.Now()
+	before, err := a.Issue(Request{Identity: Admin(), Usage: Client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(c *x509.Certificate, at time.Time) error {
+		_, err := c.Verify(x509.VerifyOptions{Roots: a.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: at})
+		return err
+	}
+	if err := verify(before.Cert, now.Add(-2*time.Hour)); err != nil {
+		t.Error("two hours back:", err)
+	}
+	year := now.Add(-365 * 24 * time.Hour)
+	after, err := a.Issue(Request{Identity: Admin(), Usage: Client, Now: year})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := verify(after.Cert, year); err != nil {
+		t.Error("a year back:", err)
+	}
+}

@@ -157,7 +157,7 @@ func (a *Authority) SignRequest(csr *x509.CertificateRequest, usages []certifica
 		KeyUsage:              keyUsage,
 		ExtKeyUsage:           extUsage,
 		BasicConstraintsValid: true,
-	}, csr.PublicKey, lifetime, now)
+	}, csr.PublicKey, lifetime, backdate, now)
 	if err != nil {
 		return nil, fmt.Errorf("signing a request of %s: %w", csr.Subject.CommonName, err)
 	}

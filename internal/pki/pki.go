@@ -27,6 +27,11 @@ const (
 	DefaultLifetime = 365 * 24 * time.Hour
 	// backdate makes a certificate valid for machines whose clock lags.
 	backdate = 5 * time.Minute
+	// A clock that was ahead when a cluster was made is set back some day. Its authority
+	// is good then, too, and so are, for smaller corrections, the certificates that the
+	// authority gives to who has its key; they are made anew when it is more.
+	authorityBackdate = 2 * 365 * 24 * time.Hour
+	ownBackdate       = 24 * time.Hour
 )
 
 // Usage says what a certificate is for.

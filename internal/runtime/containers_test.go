@@ -274,8 +274,8 @@ func (n *node) seen(id string) map[string]string {
 
 var (
 	identifier = regexp.MustCompile(`[0-9a-f]{64}`)
-	passing    = regexp.MustCompile(`(?m)^(Vm|Rss|Hugetlb|voluntary|nonvoluntary|Threads|FDSize|Pid|Tgid|NSpid|NStgid|NSpgid|NSsid|Ngid|State|PPid|Cpus_|Mems_|SigQ|SigBlk|CoreDump|THP).*\n`)
-	numbered   = regexp.MustCompile(`(pipe:\[|snapshots/)\d+`)
+	passing    = regexp.MustCompile(`(?m)^(Vm|Rss|Hugetlb|voluntary|nonvoluntary|Threads|FDSize|Pid|Tgid|NSpid|NStgid|NSpgid|NSsid|Ngid|State|PPid|Cpus_|Mems_|SigQ|SigBlk|SigPnd|ShdPnd|CoreDump|THP).*\n`)
+	numbered   = regexp.MustCompile(`(pipe:\[|snapshots/|master:)\d+`)
 )
 
 // normal takes out of a text what differs between any two containers.
