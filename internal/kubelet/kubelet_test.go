@@ -38,6 +38,31 @@ func TestPodLife(t *testing.T) {
 	})
 }
 
+// A container whose image changes is replaced before anybody hears of it, unless
+// that takes long.
+func TestImageChanges(t *testing.T) {
+	simulate(t, func(t *testing.T, s *sim) {
+		s.create(simPod("web", "a"))
+		if !running(s.get("web")) {
+			t.Fatal("it does not run")
+		}
+		s.cri.Fail = func(method, _ string) error {
+			if method == "PullImage" {
+				return errors.New("no such image")
+			}
+			return nil
+		}
+		s.update("web", func(p *v1.Pod) { p.Spec.Containers[0].Image = "not-there" })
+		if p := s.get("web"); len(s.cri.Running()) != 0 || !p.Status.ContainerStatuses[0].Ready {
+			t.Errorf("between the images: running %v, status %+v", s.cri.Running(), p.Status.ContainerStatuses)
+		}
+		s.pass(time.Second)
+		if c := s.get("web").Status.ContainerStatuses[0]; c.Ready || c.State.Waiting == nil {
+			t.Errorf("a second later: %+v", c)
+		}
+	})
+}
+
 func TestGraceAndHooks(t *testing.T) {
 	tests := map[string]struct {
 		hook, stops, grace int64

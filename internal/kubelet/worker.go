@@ -193,7 +193,13 @@ func (w *worker) round(ctx context.Context) (time.Time, bool) {
 		w.memory.EndSince = now
 		w.rememberEnding()
 	}
-	w.report(pod, seen, plan, evicted, gone, now)
+	if until := podsync.Replacing(pod, seen, now); plan.Stage == podsync.Active && !until.IsZero() {
+		if plan.Wake.IsZero() || until.Before(plan.Wake) {
+			plan.Wake = until
+		}
+	} else {
+		w.report(pod, seen, plan, evicted, gone, now)
+	}
 	if plan.Stage == podsync.Forgotten {
 		return time.Time{}, true
 	}

@@ -182,3 +182,24 @@ func BenchmarkFootprint(b *testing.B) {
 	n.ok(err)
 	report("pauses", pauses...)
 }
+
+// BenchmarkExec measures the CPU time of a process that is executed in a container, as an exec probe is: of
+// containerd, and of the shim with all that it runs, the process itself (a Go program) included.
+func BenchmarkExec(b *testing.B) {
+	n := newNode(b)
+	n.otherShim()
+	n.image(probeImage)
+	sandbox, config := n.sandbox("pod")
+	id, _ := n.container(sandbox, config, "c", probeImage)
+	exec := func() {
+		_, err := n.cri.ExecSync(b.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"/probe", "0"}})
+		n.ok(err)
+	}
+	exec()
+	daemonBefore, shimsBefore := n.spent(n.rt.Pid()), n.spent(n.shims()...)
+	for b.Loop() {
+		exec()
+	}
+	b.ReportMetric(float64((n.spent(n.rt.Pid())-daemonBefore).Milliseconds())/float64(b.N), "cpu-ms/containerd")
+	b.ReportMetric(float64((n.spent(n.shims()...)-shimsBefore).Milliseconds())/float64(b.N), "cpu-ms/shim")
+}
