@@ -80,7 +80,7 @@ func (r *recorder) Wait(*exec.Cmd, chan gorunc.Exit) (int, error) { return 0, ni
 
 func TestMonitorLeavesToRuncWhatItDoesNotKnow(t *testing.T) {
 	r := &recorder{}
-	m := newMonitor(r, "")
+	m := newMonitor(r, "", nil)
 	defer close(m.turns)
 	for _, args := range []string{"features", "--root /r start c1", "--root /r kill c1 9", "--root /r delete c1", "--root /r create --bundle /nowhere c1"} {
 		if _, err := m.StartLocked(exec.Command("runc", strings.Fields(args)...)); err != nil {

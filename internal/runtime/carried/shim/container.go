@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	gorunc "github.com/containerd/go-runc"
 	"github.com/opencontainers/cgroups"
@@ -17,12 +18,14 @@ import (
 )
 
 // container is one that runc or this process (make.go) has created. The task service asks for one thing at
-// a time of a container.
+// a time of a container, but for processes executed in it: of these, many, and beside everything else.
 type container struct {
-	pidfd   int
 	line    *os.File // to the first process of one that this process made, until it is started
 	started bool
-	state   *state // nil until it is needed
+
+	mu    sync.Mutex // held to change what follows, and for exec to look at it
+	pidfd int        // -1 once it is deleted
+	state *state     // nil until it is needed
 
 	// Of one that this process made: what else is executed in it is put there.
 	cgroups     map[string]string
@@ -65,7 +68,10 @@ func (m *monitor) forget(c command, held *container) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.containers, c.id())
+	held.mu.Lock()
+	defer held.mu.Unlock()
 	_ = unix.Close(held.pidfd) // nothing is written through it
+	held.pidfd = -1            // which is soon the number of something else
 	if held.line != nil {
 		_ = held.line.Close() // likewise, now
 	}
@@ -149,8 +155,24 @@ func (held *container) remove(c command) error {
 	return nil
 }
 
-// known returns what runc has written down of the container.
+// first returns a descriptor of the first process, the caller's to close.
+func (held *container) first() (*os.File, error) {
+	held.mu.Lock()
+	defer held.mu.Unlock()
+	if held.pidfd < 0 {
+		return nil, errEnded
+	}
+	fd, err := unix.FcntlInt(uintptr(held.pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), "first process"), nil
+}
+
+// known returns what is written down for runc of the container.
 func (held *container) known(c command) (*state, error) {
+	held.mu.Lock()
+	defer held.mu.Unlock()
 	if held.state != nil {
 		return held.state, nil
 	}

@@ -31,7 +31,7 @@ type bundle struct {
 func newBundle(t *testing.T, config map[string]any) *bundle {
 	t.Helper()
 	b := &bundle{T: t, runc: &recorder{}, root: t.TempDir(), cgroups: map[string]string{}, process: exec.Command("cat")}
-	b.m = newMonitor(b.runc, "")
+	b.m = newMonitor(b.runc, "", nil)
 	t.Cleanup(func() { close(b.m.turns) })
 	for _, controller := range []string{"cpu", "freezer", "name=systemd"} {
 		b.cgroups[controller] = filepath.Join(t.TempDir(), "c1")
@@ -208,6 +208,22 @@ func TestContainerNeverStarted(t *testing.T) {
 	b.remains(false)
 	if err := b.process.Wait(); err == nil {
 		t.Error("its process was not ended")
+	}
+}
+
+// TestFirstIsNobodyElse asks for a container's first process after the container has been deleted, when its
+// descriptor's number may be another's.
+func TestFirstIsNobodyElse(t *testing.T) {
+	b := newBundle(t, nil)
+	held := b.m.containers["c1"]
+	f, err := held.first()
+	b.ok(err)
+	b.ok(f.Close())
+	b.ok(b.input.Close())
+	b.ok(b.process.Wait())
+	b.carriesOut("delete c1")
+	if f, err := held.first(); !errors.Is(err, errEnded) {
+		t.Errorf("after the end: %v, %v", f, err)
 	}
 }
 

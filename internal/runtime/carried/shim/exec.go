@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"skiff.dev/skiff/internal/runtime/carried/shim/oci"
 )
 
 // exec executes a process in a container that this process made, or returns errRunc: where it is unusual, a
@@ -31,30 +33,34 @@ func (k *maker) exec(c command, held *container) error {
 	if err != nil || s.frozen() {
 		return errRunc
 	}
-	first, err := unix.FcntlInt(uintptr(held.pidfd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return errRunc
-	}
-	file := os.NewFile(uintptr(first), "first process")
-	defer file.Close()
-	process, err := k.spawn(c, what.User, 0, file, func(start func() error) error {
-		return within(func() error { return joinProcess(first) }, start)
-	})
-	if err == nil {
-		err = process.follow(held, what.OOMScoreAdj, what.Program)
-		if err == nil {
-			err = os.WriteFile(c.pidFile, []byte(strconv.Itoa(process.pid)), 0o644)
-		}
-		if err != nil {
-			err = errors.Join(err, end(process.pidfd))
-		}
-		err = errors.Join(err, process.line.Close(), unix.Close(process.pidfd))
-	}
-	if err != nil {
+	if err := k.executeIn(c, held, what); err != nil {
 		log.L.Infof("a process in container %s is left to runc: %v", c.id(), err)
 		return errRunc
 	}
 	return nil
+}
+
+// executeIn executes a process in a container.
+func (k *maker) executeIn(c command, held *container, what *oci.Process) error {
+	first, err := held.first()
+	if err != nil {
+		return err
+	}
+	defer first.Close()
+	process, err := k.spawn(c, what.User, 0, first, func(start func() error) error {
+		return within(func() error { return joinProcess(int(first.Fd())) }, start)
+	})
+	if err != nil {
+		return err
+	}
+	err = process.follow(held, what.OOMScoreAdj, what.Program)
+	if err == nil {
+		err = os.WriteFile(c.pidFile, []byte(strconv.Itoa(process.pid)), 0o644)
+	}
+	if err != nil {
+		return errors.Join(err, process.end())
+	}
+	return errors.Join(process.line.Close(), os.NewSyscallError("close", unix.Close(process.pidfd)))
 }
 
 // joinProcess takes the calling thread into the namespaces of a process, but for its mounts, which only the

@@ -67,6 +67,6 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	t := &tasks{TTRPCTaskService: service, bundles: map[string]string{}}
 	l.ask(t)
 	go resident.Keep(context.Background(), 8<<20) // after containerd's own setting
-	gorunc.Monitor = newMonitor(gorunc.Monitor, os.Getenv(pauseEnv))
+	gorunc.Monitor = newMonitor(gorunc.Monitor, os.Getenv(pauseEnv), newMaker(gorunc.Monitor))
 	return t, nil
 }

@@ -28,9 +28,9 @@ type monitor struct {
 	containers map[string]*container
 }
 
-func newMonitor(runs gorunc.ProcessMonitor, pause string) *monitor {
+func newMonitor(runs gorunc.ProcessMonitor, pause string, k *maker) *monitor {
 	m := &monitor{
-		runs: runs, turns: make(chan func()), pause: pause, maker: newMaker(runs),
+		runs: runs, turns: make(chan func()), pause: pause, maker: k,
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 	}
 	go m.serve()

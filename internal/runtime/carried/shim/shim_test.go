@@ -102,6 +102,7 @@ func TestLinger(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		s.containers = 1 // a pod comes while the shim lingers
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if !stop.at.IsZero() {
 			t.Fatal("the shim ended with a container")
 		}
