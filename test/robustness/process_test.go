@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"skiff.dev/skiff/internal/testing/loopback"
 )
 
 // binary is the program under test, built once.
@@ -60,12 +61,7 @@ type server struct {
 
 func newServer(t testing.TB) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), port: l.Addr().(*net.TCPAddr).Port}
+	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), port: loopback.Port(t)}
 	s.http = &http.Client{Timeout: time.Second, Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // asks for readiness only
 		DisableKeepAlives: true,

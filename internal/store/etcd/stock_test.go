@@ -17,7 +17,7 @@ import (
 // stock runs etcd as its own program would.
 func stock(t *testing.T, dir, name string) (stop func(), c *clientv3.Client) {
 	t.Helper()
-	peer := url.URL{Scheme: "http", Host: freePort(t)}
+	peer := url.URL{Scheme: "http", Host: held(t)}
 	conf := embed.NewConfig()
 	conf.Name, conf.Dir, conf.LogLevel = name, dir, "fatal"
 	conf.ListenClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
