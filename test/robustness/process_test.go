@@ -123,6 +123,28 @@ func (s *server) isReady() bool {
 	return res.StatusCode == http.StatusOK
 }
 
+// queued returns for how long the threads of a process have waited for a
+// processor, all in all. On a busy machine this is most of what anything takes.
+func queued(t testing.TB, pid int) (sum time.Duration) {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range threads {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended
+		}
+		var ran, waited time.Duration
+		if _, err := fmt.Sscan(string(text), &ran, &waited); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		sum += waited
+	}
+	return sum
+}
+
 // client returns a client of the administrator. The server must have been ready
 // once.
 func (s *server) client() *kubernetes.Clientset {
