@@ -21,7 +21,7 @@ import (
 
 var (
 	update = flag.Bool("update", false, "rewrite the expected output in the scripts")
-	built  = flag.String("skiff", "", "binary to test; if empty it is built")
+	built  = flag.String("skiff", os.Getenv("SKIFF_BINARY"), "binary to test; if empty it is built")
 )
 
 // stopping is how long a server may take to end.
