@@ -2,7 +2,7 @@ package measure
 
 import (
 	"os"
-	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -43,8 +43,8 @@ func TestUsageOfItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ballast := []byte(strings.Repeat("x", 64<<20))
-	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+	ballast := memory(t, 64<<20)
+	for end := worked(t) + 100*time.Millisecond; worked(t) < end; {
 		ballast[len(ballast)/2]++
 	}
 	after, err := Of(os.Getpid())
@@ -60,7 +60,32 @@ func TestUsageOfItself(t *testing.T) {
 	if after.RSS != after.Anon+after.File || after.PSS == 0 {
 		t.Errorf("parts do not add up: %+v", after)
 	}
-	_ = ballast[0]
+}
+
+// memory returns touched memory that is the kernel's to give: what Go's heap
+// hands out may have been this process's before.
+func memory(t *testing.T, size int) []byte {
+	t.Helper()
+	m, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Munmap(m) }) // what else would be done about it
+	for i := 0; i < len(m); i += os.Getpagesize() {
+		m[i] = 1
+	}
+	return m
+}
+
+// worked returns the CPU time of this process. On a busy machine it is less
+// than the time that has passed.
+func worked(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func TestParsePIDs(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -30,6 +31,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/retry"
 
+	"skiff.dev/skiff/internal/apiserver"
 	"skiff.dev/skiff/internal/app/controlplane"
 	"skiff.dev/skiff/internal/testing/apitest"
 )
@@ -279,9 +281,11 @@ func TestWatchTooOld(t *testing.T) {
 // TestIdleWatchLivesOn: the time that a slow reader gets is not one in which
 // something must happen. HTTP/2 resets streams whose deadline has passed.
 func TestIdleWatchLivesOn(t *testing.T) {
-	const wait = 50 * time.Millisecond
-	api := apitest.StartTLS(t)
-	api.Plane.Server.SetWriteWait(wait)
+	synctest.Test(t, idleWatchLivesOn)
+}
+
+func idleWatchLivesOn(t *testing.T) {
+	api := apitest.StartPipe(t)
 	c := kubernetes.NewForConfigOrDie(api.Config(apitest.Admin)).CoreV1().ConfigMaps("default")
 	w, err := c.Watch(t.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -295,10 +299,10 @@ func TestIdleWatchLivesOn(t *testing.T) {
 		if e := <-w.ResultChan(); e.Type != "ADDED" {
 			t.Fatalf("event %d: %v", i, e)
 		}
-		select { // the deadline is the socket's: it cannot be had in virtual time
+		select {
 		case e, open := <-w.ResultChan():
 			t.Fatalf("the idle watch told %v (open: %v)", e, open)
-		case <-time.After(4 * wait):
+		case <-time.After(4 * apiserver.WriteWait):
 		}
 	}
 }

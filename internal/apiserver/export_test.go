@@ -1,6 +1,4 @@
 package apiserver
 
-import "time"
-
-// SetWriteWait changes how long a slow reader of a watch is waited for.
-func (s *Server) SetWriteWait(d time.Duration) { s.writeWait = d }
+// WriteWait is how long a slow reader of a watch is waited for.
+const WriteWait = writeWait

@@ -12,7 +12,6 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -53,7 +52,6 @@ type Server struct {
 	writes       limit
 	crew         crew.Crew         // carries out writes
 	podTransport http.RoundTripper // to pods and services
-	writeWait    time.Duration     // see writeWait
 	draining     context.Context   // done once the server drains
 	drain        context.CancelFunc
 }
@@ -62,7 +60,6 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{Config: cfg, engine: cfg.Engine, podTransport: newPodTransport()}
 	s.draining, s.drain = context.WithCancel(context.Background())
-	s.writeWait = writeWait
 	if s.Metrics == nil {
 		s.Metrics = unobserved{}
 	}

@@ -112,7 +112,7 @@ func (o *watchWriter) send(w *verbs.Watch, frames []verbs.Frame) error {
 }
 
 func (o *watchWriter) flush() error {
-	o.slow.within(o.c.s.writeWait)
+	o.slow.within(writeWait)
 	defer o.slow.done()
 	if _, err := o.c.w.Write(o.buf); err != nil {
 		return err

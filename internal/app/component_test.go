@@ -27,6 +27,7 @@ import (
 	"skiff.dev/skiff/internal/client"
 	"skiff.dev/skiff/internal/meta"
 	"skiff.dev/skiff/internal/pki"
+	"skiff.dev/skiff/internal/testing/loopback"
 )
 
 // parts is a control plane of separate components, each with its own identity.
@@ -85,22 +86,14 @@ func (p *parts) run(cmd *cobra.Command, args ...string) {
 	})
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func startEtcd(t *testing.T) string {
 	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir = t.TempDir()
 	cfg.LogLevel, cfg.LogOutputs = "error", []string{os.DevNull}
-	at := func() []url.URL { return []url.URL{{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", freePort(t))}} }
+	at := func() []url.URL {
+		return []url.URL{{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", loopback.Port(t))}}
+	}
 	cfg.ListenClientUrls, cfg.ListenPeerUrls = at(), at()
 	cfg.AdvertiseClientUrls, cfg.AdvertisePeerUrls = cfg.ListenClientUrls, cfg.ListenPeerUrls
 	cfg.InitialCluster = cfg.Name + "=" + cfg.ListenPeerUrls[0].String()
@@ -123,11 +116,11 @@ func TestComponents(t *testing.T) {
 	if p.ca, err = pki.LoadOrCreateCluster(p.file("pki")); err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
-	p.url = fmt.Sprintf("https://127.0.0.1:%d", port)
+	secure := loopback.Port(t)
+	p.url = fmt.Sprintf("https://127.0.0.1:%d", secure)
 	serving, servingKey := p.issue("apiserver", pki.Request{Identity: pki.Identity{User: "kube-apiserver"}, Usage: pki.Server, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	kubelet, kubeletKey := p.issue("kubelet-client", pki.Request{Identity: pki.KubeletClient(), Usage: pki.Client})
-	p.run(kubeAPIServerCommand(), "--etcd-servers="+startEtcd(t), fmt.Sprintf("--secure-port=%d", port), "--bind-address=127.0.0.1",
+	p.run(kubeAPIServerCommand(), "--etcd-servers="+startEtcd(t), fmt.Sprintf("--secure-port=%d", secure), "--bind-address=127.0.0.1",
 		"--advertise-address=10.0.0.1", "--tls-cert-file="+serving, "--tls-private-key-file="+servingKey,
 		"--client-ca-file="+p.file("pki/ca.crt"), "--requestheader-client-ca-file="+p.file("pki/front-proxy-ca.crt"),
 		"--service-account-key-file="+p.file("pki/sa.pub"), "--service-account-signing-key-file="+p.file("pki/sa.key"),
@@ -135,7 +128,7 @@ func TestComponents(t *testing.T) {
 		"--kubelet-client-certificate="+kubelet, "--kubelet-client-key="+kubeletKey, "--kubelet-certificate-authority="+p.file("pki/ca.crt"),
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true")
 	admin := p.ready()
-	managerHealth, schedulerHealth := freePort(t), freePort(t)
+	managerHealth, schedulerHealth := loopback.Port(t), loopback.Port(t)
 	p.run(kubeControllerManagerCommand(), "--kubeconfig="+p.kubeconfig("manager", pki.ControllerManager()), "--use-service-account-credentials",
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", managerHealth), "--allocate-node-cidrs", "--cluster-cidr=10.244.0.0/16",
 		"--cluster-signing-cert-file="+p.file("pki/ca.crt"), "--cluster-signing-key-file="+p.file("pki/ca.key"),

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	proxyv1alpha1 "k8s.io/kube-proxy/config/v1alpha1"
-
 )
 
 // The command lines that kubeadm gives the parts of a cluster, as its

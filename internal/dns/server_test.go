@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"skiff.dev/skiff/internal/netlink/netnstest"
@@ -31,10 +32,7 @@ func start(t testing.TB, edit func(*Config)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := Listen([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx, l) }()
@@ -45,6 +43,21 @@ func start(t testing.TB, edit func(*Config)) string {
 		}
 	})
 	return l.Addresses()[0].String()
+}
+
+// listen opens sockets on a port that is free for UDP and for TCP. The kernel
+// chooses one for UDP, of which somebody may have the namesake for TCP.
+func listen(t testing.TB) *Listeners {
+	t.Helper()
+	for {
+		l, err := Listen([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")})
+		switch {
+		case err == nil:
+			return l
+		case !errors.Is(err, unix.EADDRINUSE):
+			t.Fatal(err)
+		}
+	}
 }
 
 func query(t testing.TB, network, server, name string, qtype uint16, edit ...func(*dns.Msg)) *dns.Msg {

@@ -290,6 +290,9 @@ func (n *node) awaitRunning(id string, pid int) {
 // reset resets after a kill of everything that would clean up, and looks for what is left.
 func (n *node) reset(pid int) {
 	n.Helper()
+	process, err := unix.PidfdOpen(pid, 0)
+	n.ok(err)
+	defer unix.Close(process)
 	n.rt.cancel()
 	<-n.rt.done
 	n.ok(n.rt.close())
@@ -300,8 +303,9 @@ func (n *node) reset(pid int) {
 
 	n.ok(Reset(n.dir))
 	n.ok(Reset(n.dir))
-	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
-		n.Errorf("the container's process: %v", err)
+	// It has ended, whoever reaps it: the shim may be killed before it has come to that.
+	if ended, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 0); ended != 1 || err != nil {
+		n.Errorf("the container's process has not ended (%v)", err)
 	}
 	left, err := findProcesses(func(exe string, args []string) bool {
 		return strings.HasPrefix(exe, n.dir) || strings.Contains(strings.Join(args, " "), l.run)

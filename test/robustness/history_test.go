@@ -126,6 +126,9 @@ type recorder struct {
 	mu      sync.Mutex
 	history []porcupine.Operation
 	unsent  int
+
+	answered int
+	more     *sync.Cond // answers, below mu
 }
 
 const namespace = "default"
@@ -134,6 +137,7 @@ const namespace = "default"
 func record(t testing.TB, api kubernetes.Interface, clients, keys int) *recorder {
 	r := &recorder{t: t, maps: api.CoreV1().ConfigMaps(namespace), began: time.Now()}
 	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.more = sync.NewCond(&r.mu)
 	for id := range clients {
 		r.wg.Go(func() { r.client(id, keys) })
 	}
@@ -200,7 +204,28 @@ func (r *recorder) do(id int, in input, have *corev1.ConfigMap) (output, *corev1
 	case in.kind != get || out.answer != unknown: // a read without an answer says nothing
 		r.history = append(r.history, op)
 	}
+	if out.answer != unsent && out.answer != unknown {
+		r.answered++
+		r.more.Broadcast()
+	}
 	return out, got
+}
+
+// await returns when the clients have been answered so often, all in all:
+// without load there is nothing that a fault could harm.
+func (r *recorder) await(answers int) {
+	r.t.Helper()
+	timer := time.AfterFunc(startup, r.more.Broadcast)
+	defer timer.Stop()
+	limit := time.Now().Add(startup)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.answered < answers && time.Now().Before(limit) {
+		r.more.Wait()
+	}
+	if r.answered < answers {
+		r.t.Fatalf("only %d operations were answered: that is no load", r.answered)
+	}
 }
 
 func (r *recorder) send(ctx context.Context, in input, have *corev1.ConfigMap) (*corev1.ConfigMap, error) {

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"skiff.dev/skiff/internal/testing/loopback"
 )
 
 // binary is the program under test, built once.
@@ -60,12 +61,7 @@ type server struct {
 
 func newServer(t testing.TB) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), port: l.Addr().(*net.TCPAddr).Port}
+	s := &server{t: t, dir: filepath.Join(t.TempDir(), "data"), port: loopback.Port(t)}
 	s.http = &http.Client{Timeout: time.Second, Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // asks for readiness only
 		DisableKeepAlives: true,
@@ -125,6 +121,28 @@ func (s *server) isReady() bool {
 	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, res.Body) // only the status counts
 	return res.StatusCode == http.StatusOK
+}
+
+// queued returns for how long the threads of a process have waited for a
+// processor, all in all. On a busy machine this is most of what anything takes.
+func queued(t testing.TB, pid int) (sum time.Duration) {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range threads {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended
+		}
+		var ran, waited time.Duration
+		if _, err := fmt.Sscan(string(text), &ran, &waited); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		sum += waited
+	}
+	return sum
 }
 
 // client returns a client of the administrator. The server must have been ready

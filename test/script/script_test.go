@@ -7,7 +7,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,11 +15,13 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"skiff.dev/skiff/internal/testing/loopback"
 )
 
 var (
 	update = flag.Bool("update", false, "rewrite the expected output in the scripts")
-	built  = flag.String("skiff", "", "binary to test; if empty it is built")
+	built  = flag.String("skiff", os.Getenv("SKIFF_BINARY"), "binary to test; if empty it is built")
 )
 
 // stopping is how long a server may take to end.
@@ -35,14 +36,10 @@ func TestScripts(t *testing.T) {
 		Dir:           "testdata",
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
-			port, err := freePort()
-			if err != nil {
-				return err
-			}
 			data := filepath.Join(env.WorkDir, "data")
 			env.Setenv("PATH", filepath.Dir(bin)+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("DATA", data)
-			env.Setenv("PORT", strconv.Itoa(port))
+			env.Setenv("PORT", strconv.Itoa(loopback.Port(env.T().(testing.TB))))
 			env.Setenv("KUBECONFIG", filepath.Join(data, "kubeconfig"))
 			env.Setenv("HOME", env.WorkDir)
 			return nil
@@ -80,16 +77,6 @@ func kubectl(ts *testscript.TestScript, neg bool, args []string) {
 	case err == nil && neg:
 		ts.Fatalf("kubectl succeeded unexpectedly")
 	}
-}
-
-// freePort returns a port that nobody listens on now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // server starts `skiff server` without a node and returns once it is ready. It

@@ -151,7 +151,7 @@ func TestOwnersThatCannotBe(t *testing.T) {
 }
 
 // model is what should be there: objects and their owners. What has owners, but
-// none that is there, goes.
+// none that is there, goes; what stays forgets those that are not there.
 type model struct {
 	owners map[string][]string // of objects that are there
 }
@@ -159,19 +159,26 @@ type model struct {
 func (m *model) delete(name string, policy metav1.DeletionPropagation) {
 	delete(m.owners, name)
 	if policy == metav1.DeletePropagationOrphan {
-		for o, owners := range m.owners {
-			m.owners[o] = slices.DeleteFunc(slices.Clone(owners), func(x string) bool { return x == name })
-		}
+		m.forget(func(owner string) bool { return owner == name })
 		return
 	}
+	absent := func(owner string) bool { _, there := m.owners[owner]; return !there }
 	for again := true; again; {
 		again = false
 		for o, owners := range m.owners {
-			if len(owners) > 0 && !slices.ContainsFunc(owners, func(x string) bool { _, there := m.owners[x]; return there }) {
+			if len(owners) > 0 && !slices.ContainsFunc(owners, func(x string) bool { return !absent(x) }) {
 				delete(m.owners, o)
 				again = true
 			}
 		}
+	}
+	m.forget(absent)
+}
+
+// forget takes the owners that answer to a description out of all objects.
+func (m *model) forget(which func(owner string) bool) {
+	for o, owners := range m.owners {
+		m.owners[o] = slices.DeleteFunc(slices.Clone(owners), which)
 	}
 }
 

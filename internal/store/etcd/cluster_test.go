@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,16 +14,13 @@ import (
 	"skiff.dev/skiff/internal/store"
 	"skiff.dev/skiff/internal/store/etcd"
 	"skiff.dev/skiff/internal/store/storetest"
+	"skiff.dev/skiff/internal/testing/loopback"
 )
 
-// freePort returns an address that nobody listened on a moment ago.
-func freePort(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+// held returns an address that is free, and nobody else's until the test ends.
+func held(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", loopback.Port(t))
 }
 
 // serve runs a member that takes clients over TLS and returns how to dial it.
@@ -56,7 +52,7 @@ func TestClusterConformance(t *testing.T) {
 	var configs sync.Map // by store
 	storetest.Run(t, storetest.Backend{
 		Open: func(t *testing.T) store.Store {
-			_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), freePort(t), newAuthority(t))
+			_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), held(t), newAuthority(t))
 			s := dial(t, cfg)
 			configs.Store(s, cfg)
 			return s
@@ -75,7 +71,7 @@ func TestClusterConformance(t *testing.T) {
 
 func TestClusterRefusesStrangers(t *testing.T) {
 	a := newAuthority(t)
-	_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), freePort(t), a)
+	_, cfg := serve(t, filepath.Join(t.TempDir(), "etcd"), held(t), a)
 	cfg.RequestTimeout = time.Second
 	stranger := newAuthority(t)
 	tests := map[string]etcd.Files{
@@ -100,7 +96,7 @@ func TestClusterRefusesStrangers(t *testing.T) {
 }
 
 func TestDialNobody(t *testing.T) {
-	_, err := etcd.Dial(t.Context(), etcd.ClusterConfig{Endpoints: []string{"http://" + freePort(t)}, RequestTimeout: 300 * time.Millisecond, Log: quiet(t)})
+	_, err := etcd.Dial(t.Context(), etcd.ClusterConfig{Endpoints: []string{"http://" + held(t)}, RequestTimeout: 300 * time.Millisecond, Log: quiet(t)})
 	if !errors.Is(err, store.ErrUnavailable) {
 		t.Fatalf("error %v, want ErrUnavailable", err)
 	}
@@ -112,7 +108,7 @@ func TestClusterReloadsCertificates(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	a := newAuthority(t)
-	dir, address := filepath.Join(t.TempDir(), "etcd"), freePort(t)
+	dir, address := filepath.Join(t.TempDir(), "etcd"), held(t)
 	server, cfg := serve(t, dir, address, a)
 	s := dial(t, cfg)
 	w, err := s.Watch(ctx, "/", 0)
@@ -160,7 +156,7 @@ func TestClusterReloadsCertificates(t *testing.T) {
 
 // BenchmarkClusterPut is BenchmarkPut over TCP and TLS to a member in the same process.
 func BenchmarkClusterPut(b *testing.B) {
-	_, cfg := serve(b, filepath.Join(b.TempDir(), "etcd"), freePort(b), newAuthority(b))
+	_, cfg := serve(b, filepath.Join(b.TempDir(), "etcd"), held(b), newAuthority(b))
 	s := dial(b, cfg)
 	value := make([]byte, 1000)
 	usage := func() time.Duration {

@@ -76,7 +76,7 @@ func TestKill(t *testing.T) {
 	acked := map[string]int64{}
 	var top int64
 	for round := range rounds {
-		start := runAndKill(t, dir, acked, time.Duration(rand.IntN(150))*time.Millisecond)
+		start := runAndKill(t, dir, acked, round+1, time.Duration(rand.IntN(150))*time.Millisecond)
 		if start < top {
 			t.Fatalf("round %d starts at revision %d, after %d was acknowledged", round, start, top)
 		}
@@ -101,15 +101,14 @@ func TestKill(t *testing.T) {
 			t.Errorf("%s was acknowledged at revision %d, now at %d", key, rev, found[key])
 		}
 	}
-	if len(acked) < rounds {
-		t.Errorf("only %d writes in %d rounds: nothing is proven", len(acked), rounds)
-	}
 	t.Logf("%d acknowledged writes, %d found", len(acked), len(found))
 }
 
-// runAndKill runs the child until some time after its start, notes what it
-// acknowledged, and returns the revision at which it started.
-func runAndKill(t *testing.T, dir string, acked map[string]int64, after time.Duration) int64 {
+// runAndKill runs the child until some time after its start, but until so many
+// writes are acknowledged by it and those before it, for on a slow machine
+// nothing would be proven. It notes what the child acknowledged, and returns the
+// revision at which it started.
+func runAndKill(t *testing.T, dir string, acked map[string]int64, writes int, after time.Duration) int64 {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), killDir+"="+dir)
@@ -122,6 +121,7 @@ func runAndKill(t *testing.T, dir string, acked map[string]int64, after time.Dur
 	}
 	lines := bufio.NewReader(out)
 	var start int64 = -1
+	var timer *time.Timer
 	for {
 		line, err := lines.ReadString('\n') // a line cut short by the kill does not count
 		if err != nil {
@@ -133,13 +133,15 @@ func runAndKill(t *testing.T, dir string, acked map[string]int64, after time.Dur
 			t.Errorf("child: %s", line)
 			continue
 		}
-		if key != "start" {
+		if key == "start" {
+			start = rev
+		} else {
 			acked[key] = rev
-			continue
 		}
-		start = rev
-		timer := time.AfterFunc(after, func() { cmd.Process.Signal(syscall.SIGKILL) })
-		defer timer.Stop()
+		if timer == nil && start >= 0 && len(acked) >= writes {
+			timer = time.AfterFunc(after, func() { cmd.Process.Signal(syscall.SIGKILL) })
+			defer timer.Stop()
+		}
 	}
 	if err := cmd.Wait(); err == nil || start < 0 {
 		t.Fatalf("child ended by itself: %v", err)

@@ -21,6 +21,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/etcd/server/v3/storage/schema"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/sys/unix"
@@ -177,7 +178,8 @@ func (m *member) claim() error {
 }
 
 // inspect looks at the database file as etcd will, because etcd itself waits
-// for a foreign lock and panics on a broken file.
+// for a foreign lock, panics on a broken file, and turns to the other members
+// of its cluster as soon as it is made.
 func (m *member) inspect() error {
 	name := m.database()
 	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
@@ -186,12 +188,32 @@ func (m *member) inspect() error {
 	db, err := bolt.Open(name, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Millisecond})
 	switch {
 	case err == nil:
-		return db.Close()
+		defer db.Close() // only read
+		return m.alone(db)
 	case errors.Is(err, bolt.ErrTimeout):
 		return fmt.Errorf("etcd's database %s is in use by another process: stop the etcd that runs on it", name)
 	default:
 		return fmt.Errorf("etcd's database %s is damaged (%w): restore a backup, or remove %s to start empty", name, err, m.cfg.Dir)
 	}
+}
+
+// alone refuses the database of a member that has others beside it.
+func (m *member) alone(db *bolt.DB) error {
+	n := 0
+	err := db.View(func(tx *bolt.Tx) error {
+		members := tx.Bucket(schema.Members.Name())
+		if members == nil {
+			return nil // of an etcd that has not begun
+		}
+		return members.ForEach(func(_, _ []byte) error { n++; return nil })
+	})
+	if err != nil {
+		return fmt.Errorf("reading the members in etcd's database %s: %w", db.Path(), err)
+	}
+	if n > 1 {
+		return fmt.Errorf("starting etcd in %s: it belongs to a member of a cluster of %d, which cannot decide alone: use the cluster's endpoints, or restore its snapshot into an empty directory", m.cfg.Dir, n)
+	}
+	return nil
 }
 
 // serverConfig is etcd's configuration of a lone member.
@@ -254,10 +276,6 @@ func (m *member) start(ctx context.Context) error {
 		}
 	}
 	m.space.inUse = m.srv.Backend().SizeInUse
-	if n := len(m.srv.Cluster().Members()); n > 1 {
-		m.srv.Cleanup()
-		return fmt.Errorf("starting etcd in %s: it belongs to a member of a cluster of %d, which cannot decide alone: use the cluster's endpoints, or restore its snapshot into an empty directory", m.cfg.Dir, n)
-	}
 	m.srv.Start()
 	if err := m.elect(ctx); err != nil {
 		m.stop()

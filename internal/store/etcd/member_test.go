@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"runtime"
@@ -15,7 +16,33 @@ import (
 )
 
 func quiet(t testing.TB) *slog.Logger {
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	o := &output{to: t.Output()}
+	t.Cleanup(o.end)
+	return slog.New(slog.NewTextHandler(o, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// output is the output of a test while that lasts. Goroutines of an etcd that
+// has died are not waited for, and a test that is over panics if it is told
+// anything.
+type output struct {
+	mu    sync.Mutex
+	to    io.Writer
+	ended bool
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended {
+		return len(p), nil
+	}
+	return o.to.Write(p)
+}
+
+func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
 }
 
 func open(t testing.TB, dir string) *etcd.Store {

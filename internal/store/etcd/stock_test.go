@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"log/slog"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,7 @@ import (
 // stock runs etcd as its own program would.
 func stock(t *testing.T, dir, name string) (stop func(), c *clientv3.Client) {
 	t.Helper()
-	peer := url.URL{Scheme: "http", Host: freePort(t)}
+	peer := url.URL{Scheme: "http", Host: held(t)}
 	conf := embed.NewConfig()
 	conf.Name, conf.Dir, conf.LogLevel = name, dir, "fatal"
 	conf.ListenClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
@@ -31,6 +32,24 @@ func stock(t *testing.T, dir, name string) (stop func(), c *clientv3.Client) {
 	t.Cleanup(stop)
 	<-e.Server.ReadyNotify()
 	return stop, v3client.New(e.Server)
+}
+
+// journal is a log that may be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	said strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.said.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.said.String()
 }
 
 // TestStockEtcd moves a directory from a stock etcd to skiff and back.
@@ -69,10 +88,15 @@ func TestStockEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	if s, err := etcd.Open(t.Context(), etcd.Config{Dir: dir, Log: quiet(t)}); err == nil || !strings.Contains(err.Error(), "cluster of 2") {
+	log := &journal{}
+	if s, err := etcd.Open(t.Context(), etcd.Config{Dir: dir, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}); err == nil || !strings.Contains(err.Error(), "cluster of 2") {
 		t.Errorf("open a member of two: %v", err)
 		if err == nil {
 			s.Close()
 		}
+	}
+	// It has not turned to the other member, and nothing of it runs on.
+	if said := log.String(); strings.Contains(said, "remote peer") {
+		t.Errorf("it was refused and yet has said:\n%s", said)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/pem"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -41,6 +42,7 @@ type API struct {
 	Plane *controlplane.ControlPlane
 	Store store.Store
 	HTTP  *httptest.Server
+	dial  func(ctx context.Context, network, address string) (net.Conn, error) // nil: over the network
 }
 
 // Config is what a test may change of the control plane before it starts.
@@ -117,7 +119,7 @@ func start(t testing.TB, change []Config) *API {
 
 // Config is how client-go reaches the server as the user of token.
 func (a *API) Config(token string) *rest.Config {
-	c := &rest.Config{Host: a.HTTP.URL, BearerToken: token, QPS: -1}
+	c := &rest.Config{Host: a.HTTP.URL, BearerToken: token, QPS: -1, Dial: a.dial}
 	if cert := a.HTTP.Certificate(); cert != nil {
 		c.CAData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 	}

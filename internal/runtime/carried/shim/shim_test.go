@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,11 +69,11 @@ func TestListen(t *testing.T) {
 // service stands for the task service: it passes a shutdown on only while it has no containers.
 type service struct {
 	l          *linger
-	containers int
+	containers atomic.Int32
 }
 
 func (s *service) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
-	if s.containers == 0 {
+	if s.containers.Load() == 0 {
 		s.l.Shutdown()
 	}
 	return &emptypb.Empty{}, nil
@@ -100,13 +101,13 @@ func TestLinger(t *testing.T) {
 		}
 		call()
 		time.Sleep(30 * time.Second)
-		s.containers = 1 // a pod comes while the shim lingers
+		s.containers.Store(1) // a pod comes while the shim lingers
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		if !stop.at.IsZero() {
 			t.Fatal("the shim ended with a container")
 		}
-		s.containers = 0
+		s.containers.Store(0)
 		call()
 		time.Sleep(30 * time.Second)
 		call() // the last of two containers: the minute starts over
