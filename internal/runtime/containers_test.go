@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -34,6 +35,7 @@ func profile(kind cri.SecurityProfile_ProfileType) *cri.SecurityProfile {
 // TestContainersAsByRunc has the shim make containers and runc make the same ones, and compares what the
 // kernel says of their processes, and of processes executed in them: they must be confined alike.
 func TestContainersAsByRunc(t *testing.T) {
+	heedSignals(t)
 	shim, runc := twoNodes(t)
 	security := func(change func(*cri.LinuxContainerSecurityContext)) func(*cri.ContainerConfig) {
 		return func(c *cri.ContainerConfig) { change(c.Linux.SecurityContext) }
@@ -75,6 +77,29 @@ func TestContainersAsByRunc(t *testing.T) {
 		}
 		if commands := executed(); commands != "" {
 			t.Errorf("%s: the shim left it to runc:\n%s", name, commands)
+		}
+	}
+}
+
+// heedSignals has programs that are started from now on heed the signals that nohup ignores. Where they are
+// ignored, it is chance whether what runc executes does, too.
+func heedSignals(t *testing.T) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGHUP, unix.SIGINT)
+	t.Cleanup(func() { signal.Stop(caught) })
+}
+
+// TestContainersHeedSignals: what the runtime was told to ignore is not handed down to containers.
+func TestContainersHeedSignals(t *testing.T) {
+	signal.Ignore(unix.SIGHUP, unix.SIGINT)
+	t.Cleanup(func() { signal.Reset(unix.SIGHUP, unix.SIGINT) })
+	n := newNode(t)
+	n.image(probeImage)
+	seen := n.seen(n.run("heeds", func(*cri.ContainerConfig) {}))
+	for _, process := range []string{"status", "executed"} {
+		mask := ignored.FindStringSubmatch(seen[process])
+		if mask == nil || !strings.ContainsAny(mask[1], "048c") { // neither 1 nor 2 in the last four
+			t.Errorf("%s: ignores signals: %q", process, mask)
 		}
 	}
 }
@@ -275,6 +300,7 @@ func (n *node) seen(id string) map[string]string {
 var (
 	identifier = regexp.MustCompile(`[0-9a-f]{64}`)
 	passing    = regexp.MustCompile(`(?m)^(Vm|Rss|Hugetlb|voluntary|nonvoluntary|Threads|FDSize|Pid|Tgid|NSpid|NStgid|NSpgid|NSsid|Ngid|State|PPid|Cpus_|Mems_|SigQ|SigBlk|SigPnd|ShdPnd|CoreDump|THP).*\n`)
+	ignored    = regexp.MustCompile(`(?m)^SigIgn:.*(.)$`)
 	numbered   = regexp.MustCompile(`(pipe:\[|snapshots/|master:)\d+`)
 )
 

@@ -652,6 +652,19 @@ static long carry_out(const struct step *s)
 	return -ENOSYS;
 }
 
+/*
+ * heed undoes the ignoring of signals that somebody on the host, such as nohup, has handed down; the two
+ * after the classical ones are the C library's.
+ */
+static void heed(void)
+{
+	word by_default[4] = { 0, 0, 0, 0 }; /* a struct sigaction */
+
+	for (word signal = 1; signal <= 64; signal++)
+		if (signal < 32 || signal > 33)
+			call(nr_sigaction, signal, (long)by_default, 0, sizeof(word), 0);
+}
+
 __attribute__((noreturn, used)) void run(const word *stack)
 {
 	const struct step *s;
@@ -659,6 +672,7 @@ __attribute__((noreturn, used)) void run(const word *stack)
 	(void)stack;
 	/* Who is in the container already is to see nothing of what this process has from the host. */
 	call(nr_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	heed();
 	take(&program.size, sizeof program.size);
 	if (program.size > most + sizeof program.steps)
 		leave(1);

@@ -11,7 +11,7 @@ enum { nr_open_tree = 428, nr_move_mount = 429, nr_fsopen = 430, nr_fsconfig = 4
        nr_openat2 = 437, nr_faccessat2 = 439, nr_mount_setattr = 442 };
 
 #if defined(__x86_64__)
-enum { nr_sigprocmask = 14, nr_wait4 = 61, nr_exit_group = 231, nr_sigtimedwait = 128, nr_restart = 219,
+enum { nr_sigaction = 13, nr_sigprocmask = 14, nr_wait4 = 61, nr_exit_group = 231, nr_sigtimedwait = 128, nr_restart = 219,
        nr_read = 0, nr_write = 1, nr_close = 3, nr_chdir = 80, nr_openat = 257, nr_readlinkat = 267,
        nr_socket = 41, nr_connect = 42, nr_execve = 59, nr_setresuid = 117, nr_setresgid = 119,
        nr_lseek = 8, nr_sendto = 44, nr_shutdown = 48, nr_dup3 = 292, nr_memfd_create = 319,
@@ -30,7 +30,7 @@ static long call(long n, long a, long b, long c, long d, long e)
 }
 __asm__(".globl _start\n_start:\n xor %ebp,%ebp\n mov %rsp,%rdi\n and $-16,%rsp\n call run\n");
 #elif defined(__aarch64__)
-enum { nr_sigprocmask = 135, nr_wait4 = 260, nr_exit_group = 94, nr_sigtimedwait = 137, nr_restart = 128,
+enum { nr_sigaction = 134, nr_sigprocmask = 135, nr_wait4 = 260, nr_exit_group = 94, nr_sigtimedwait = 137, nr_restart = 128,
        nr_read = 63, nr_write = 64, nr_close = 57, nr_chdir = 49, nr_openat = 56, nr_readlinkat = 78,
        nr_socket = 198, nr_connect = 203, nr_execve = 221, nr_setresuid = 147, nr_setresgid = 149,
        nr_lseek = 62, nr_sendto = 206, nr_shutdown = 210, nr_dup3 = 24, nr_memfd_create = 279,
