@@ -5,7 +5,6 @@ package e2e
 import (
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -174,10 +173,7 @@ func (p *parts) deployGuestbook(sw *machine.Switch) *guestbook {
 	cluster.GoBuild(p.t, frontend, "./examples/guestbook/frontend")
 	kubelet := p.nodes["kubelet"]
 	kubelet.BuildImage(p.t, "guestbook/frontend:v1", "--binary", frontend)
-	redis := p.t.TempDir()
-	if out, err := exec.Command("sh", filepath.Join(cluster.Root(), "examples", "guestbook", "redis.sh"), redis).CombinedOutput(); err != nil {
-		p.t.Fatalf("installing redis: %v\n%s", err, out)
-	}
+	redis := installRedis(p.t)
 	kubelet.BuildImage(p.t, "guestbook/redis:v1", "--binary", filepath.Join(redis, "redis-server"), "--add-binary", filepath.Join(redis, "redis-cli"))
 	manifest, err := os.ReadFile(filepath.Join(cluster.Root(), "examples", "guestbook", "guestbook.yaml"))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 // TestShortGuestbook is `make up`, the life of the application, `make down`.
 func TestShortGuestbook(t *testing.T) {
+	installRedis(t) // a pretended machine reaches no packages
 	sw := machine.NewSwitch(t)
 	m := sw.New(t)
 	binary := cluster.Binary(t)
@@ -47,6 +49,16 @@ func TestShortGuestbook(t *testing.T) {
 	g.roll()
 	g.scale()
 	g.deleteNamespace()
+}
+
+// installRedis returns a directory with redis-server and redis-cli.
+func installRedis(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.Command("sh", filepath.Join(cluster.Root(), "examples", "guestbook", "redis.sh"), dir).CombinedOutput(); err != nil {
+		t.Fatalf("installing redis: %v\n%s", err, out)
+	}
+	return dir
 }
 
 type guestbook struct {
