@@ -20,7 +20,6 @@ import (
 	"skiff.dev/skiff/internal/apiserver/openapi"
 	"skiff.dev/skiff/internal/apiserver/request"
 	"skiff.dev/skiff/internal/apiserver/verbs"
-	"skiff.dev/skiff/internal/crew"
 )
 
 // Config is what a Server is made of.
@@ -50,7 +49,6 @@ type Server struct {
 	subresources map[subresource]struct{} // all that metrics may name
 	reads        limit
 	writes       limit
-	crew         crew.Crew         // carries out writes
 	podTransport http.RoundTripper // to pods and services
 	draining     context.Context   // done once the server drains
 	drain        context.CancelFunc
@@ -75,7 +73,6 @@ func New(cfg Config) *Server {
 // while requests under way are finished.
 func (s *Server) Drain() {
 	s.drain()
-	s.crew.Dismiss()
 }
 
 // Handler returns the whole chain that a request goes through.
@@ -83,14 +80,7 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
 func (s *Server) serve(rw http.ResponseWriter, r *http.Request) {
 	info := infoOf(r)
-	if long := longRunning(info, r); long || readOnly(info) {
-		s.answer(rw, r, info, long) // reads need little stack
-		return
-	}
-	s.crew.Do(func() { s.answer(rw, r, info, false) })
-}
-
-func (s *Server) answer(rw http.ResponseWriter, r *http.Request, info *request.Info, long bool) {
+	long := longRunning(info, r)
 	w := &recorder{ResponseWriter: rw}
 	ended := s.Metrics.Began(s.measured(info, r.URL.RawQuery != "" && r.URL.Query().Has("dryRun"), long))
 	defer func() { ended(cmp.Or(w.code, http.StatusOK), w.size) }()

@@ -71,7 +71,7 @@ func repository(t *testing.T) []*file {
 // floors are the packages below internal/ by floor; a package is on the floor
 // of its longest prefix here.
 var floors = map[string]int{
-	"observe": 0, "version": 0, "pki": 0, "resident": 0, "crew": 0,
+	"observe": 0, "version": 0, "pki": 0, "resident": 0, "crew": 0, "http2": 1,
 	"scheme": 1, "meta": 1, "pod": 1, "node": 1, "service": 1, "workload": 1, "check": 1,
 	"patch": 1, "fieldmanager": 1, "cel": 1, "nftables": 1, "cgroup": 1, "mount": 1, "netlink": 1, "image": 1,
 	"store": 2, "watchcache": 2,

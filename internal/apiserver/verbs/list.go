@@ -46,10 +46,39 @@ func (r *Resource) Matches(opts *ListOptions, obj meta.Object) bool {
 	if opts.Labels != nil && !opts.Labels.Empty() && !opts.Labels.Matches(labels.Set(obj.GetLabels())) {
 		return false
 	}
-	if opts.Fields != nil && !opts.Fields.Empty() && !opts.Fields.Matches(r.SelectableFields(obj)) {
+	if opts.Fields != nil && !opts.Fields.Empty() && !opts.Fields.Matches(&selectable{r: r, obj: obj}) {
 		return false
 	}
 	return true
+}
+
+// selectable is an object's fields that can be selected by. Most selectors ask for a name, which is found without making
+// them all.
+type selectable struct {
+	r   *Resource
+	obj meta.Object
+	all fields.Set
+}
+
+// Get implements fields.Fields.
+func (s *selectable) Get(field string) string {
+	switch field {
+	case "metadata.name":
+		return s.obj.GetName()
+	case "metadata.namespace":
+		return s.obj.GetNamespace()
+	}
+	return s.set()[field]
+}
+
+// Has implements fields.Fields.
+func (s *selectable) Has(field string) bool { return s.set().Has(field) }
+
+func (s *selectable) set() fields.Set {
+	if s.all == nil {
+		s.all = s.r.SelectableFields(s.obj)
+	}
+	return s.all
 }
 
 func (o *ListOptions) selects() bool {

@@ -46,7 +46,8 @@ type Watch struct {
 	w       *watchcache.Watch
 	pending []Frame
 	rev     int64
-	next    time.Time // when the next bookmark is due
+	next    time.Time   // when the next bookmark is due
+	due     *time.Timer // fires then; nil until somebody waits for it
 }
 
 // Watch starts a watch on a namespace ("" for all). What it delivers first
@@ -116,9 +117,10 @@ func (w *Watch) Next(ctx context.Context) ([]Frame, error) {
 func (w *Watch) wait(ctx context.Context) error {
 	var due <-chan time.Time
 	if w.opts.Bookmarks {
-		timer := time.NewTimer(time.Until(w.next))
-		defer timer.Stop()
-		due = timer.C
+		if w.due == nil {
+			w.due = time.NewTimer(time.Until(w.next))
+		}
+		due = w.due.C
 	}
 	events, rev, err := w.w.NextOrProgress(ctx, due)
 	if ctx.Err() != nil {
@@ -131,9 +133,13 @@ func (w *Watch) wait(ctx context.Context) error {
 	for _, e := range events {
 		w.add(e)
 	}
-	if len(events) == 0 {
+	switch {
+	case len(events) == 0:
 		w.next = time.Now().Add(bookmarkEvery)
+		w.due.Reset(bookmarkEvery)
 		w.pending = append(w.pending, Frame{Type: watch.Bookmark, Rev: rev})
+	case w.due != nil && !time.Now().Before(w.next):
+		w.due.Reset(0) // it has fired, and the bookmark is still due
 	}
 	return nil
 }
@@ -185,7 +191,12 @@ func (w *Watch) Bookmark(f Frame) meta.Object {
 }
 
 // Close ends the watch.
-func (w *Watch) Close() { w.w.Close() }
+func (w *Watch) Close() {
+	w.w.Close()
+	if w.due != nil {
+		w.due.Stop()
+	}
+}
 
 func (r *Resource) watchError(err error, rev int64) error {
 	switch {
