@@ -57,7 +57,8 @@ type conn struct {
 	dead     error  // why nothing can be written any more
 	pending  *[]byte
 	flushing bool
-	settled  sync.Cond // flushing has ended
+	patience time.Duration // how long a write may take
+	settled  sync.Cond     // flushing has ended
 	blocked  map[*stream]struct{}
 	encoder  *hpack.Encoder
 	block    bytes.Buffer // what encoder writes
@@ -71,7 +72,7 @@ func newConn(s *server, t *tls.Conn, h http.Handler) *conn {
 	c := &conn{
 		server: s, tls: t, handler: h, base: context.Background(), peer: t.RemoteAddr().String(), reader: bufio.NewReader(t),
 		streams: map[uint32]*stream{}, blocked: map[*stream]struct{}{}, busy: time.Now(),
-		window: standardWindow, initial: standardWindow, maxFrame: standardFrame, credit: credit{left: received},
+		window: standardWindow, initial: standardWindow, maxFrame: standardFrame, patience: writeWait, credit: credit{left: received},
 	}
 	if b, ok := h.(interface{ BaseContext() context.Context }); ok { // as net/http has it for other protocols
 		c.base = b.BaseContext()
@@ -365,6 +366,8 @@ func (c *conn) end(err error) {
 	}
 	if bad {
 		c.goAway(xhttp2.ErrCode(code))
+		c.patience = lingerFor
+		_ = c.tls.SetWriteDeadline(time.Now().Add(lingerFor)) // of a write that goes on; fails only where there is none
 	}
 	c.flush()
 	for c.flushing {

@@ -91,8 +91,9 @@ func (c *conn) write() bool {
 		return false
 	}
 	c.pending = nil
+	until := time.Now().Add(c.patience)
 	c.mu.Unlock()
-	err := c.tls.SetWriteDeadline(time.Now().Add(writeWait))
+	err := c.tls.SetWriteDeadline(until)
 	if err == nil {
 		_, err = c.tls.Write(*b)
 	}

@@ -214,7 +214,7 @@ func (w *response) send(end bool) error {
 			*w.kept = (*w.kept)[:0]
 		}
 	} else if !end {
-		w.s.flush()
+		return w.s.flush()
 	}
 	if trailers {
 		return w.sendTrailers()
@@ -222,10 +222,11 @@ func (w *response) send(end bool) error {
 	return nil
 }
 
-func (s *stream) flush() {
+func (s *stream) flush() error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	s.c.flush()
+	return s.err
 }
 
 // sniff adds a type for a body that has none.
