@@ -93,7 +93,9 @@ func newConn(s *server, t *tls.Conn, h http.Handler) *conn {
 func (c *conn) serve() {
 	err := c.greet()
 	if err == nil {
+		c.mu.Lock()
 		c.watch = time.AfterFunc(c.server.PingAfter, c.look)
+		c.mu.Unlock()
 		defer c.watch.Stop()
 		err = c.readFrames()
 	}
@@ -192,7 +194,7 @@ func (c *conn) take(f xhttp2.Frame) error {
 		return c.widen(f.StreamID, int64(f.Increment))
 	case *xhttp2.RSTStreamFrame:
 		if f.StreamID > c.highest {
-			return xhttp2.ConnectionError(xhttp2.ErrCodeProtocol)
+			return c.unheard()
 		}
 		if s := c.streams[f.StreamID]; s != nil {
 			s.close(xhttp2.StreamError{StreamID: f.StreamID, Code: f.ErrCode})
@@ -267,7 +269,7 @@ func (c *conn) widen(id uint32, by int64) error {
 	s := c.streams[id]
 	switch {
 	case id > c.highest:
-		return xhttp2.ConnectionError(xhttp2.ErrCodeProtocol)
+		return c.unheard()
 	case s == nil: // ended a moment ago
 		return nil
 	case s.window+by > 1<<31-1:
@@ -276,6 +278,14 @@ func (c *conn) widen(id uint32, by int64) error {
 	s.window += by
 	s.changed.Broadcast()
 	return nil
+}
+
+// unheard tells what a frame of a stream means that has not begun: nothing where it would have been ignored.
+func (c *conn) unheard() error {
+	if c.leaving {
+		return nil
+	}
+	return xhttp2.ConnectionError(xhttp2.ErrCodeProtocol)
 }
 
 // malformed tells what a HEADERS frame that cannot be read means for the connection: its stream has been used.

@@ -114,6 +114,30 @@ func TestWindows(t *testing.T) {
 	}
 }
 
+// TestWindowBelowZero: settings can take back what a stream was allowed, and an end that carries nothing needs no room.
+func TestWindowBelowZero(t *testing.T) {
+	finish := make(chan struct{})
+	s := start(t, options, func(w http.ResponseWriter, r *http.Request) {
+		w.Write(bytes.Repeat([]byte("x"), 100))
+		w.(http.Flusher).Flush()
+		<-finish
+	})
+	c := dial(t, s, xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 100})
+	if err := c.get(1); err != nil {
+		t.Fatal(err)
+	}
+	c.next(xhttp2.FrameData)
+	if err := c.WriteSettings(xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for !c.next(xhttp2.FrameSettings).(*xhttp2.SettingsFrame).IsAck() {
+	}
+	close(finish)
+	if f := c.next(xhttp2.FrameData).(*xhttp2.DataFrame); !f.StreamEnded() || len(f.Data()) != 0 {
+		t.Errorf("%v, want the end", f)
+	}
+}
+
 // TestResets: who resets requests does not get more handlers at work than somebody who waits for answers.
 func TestResets(t *testing.T) {
 	var running, most atomic.Int64

@@ -164,7 +164,7 @@ func (s *stream) await(n int) (int, error) {
 		if s.err != nil {
 			return 0, s.err
 		}
-		can := min(int64(n), s.window, c.window, int64(c.maxFrame))
+		can := max(0, min(int64(n), s.window, c.window, int64(c.maxFrame)))
 		if c.waiting() < full && (can > 0 || n == 0) {
 			return int(can), nil
 		}

@@ -104,11 +104,8 @@ func (c *conn) body(f *xhttp2.DataFrame) error {
 	s := c.streams[id]
 	if s == nil || s.complete {
 		c.refund(size)
-		switch {
-		case id > c.highest && c.leaving:
-			return nil
-		case id > c.highest:
-			return xhttp2.ConnectionError(xhttp2.ErrCodeProtocol)
+		if id > c.highest {
+			return c.unheard()
 		}
 		return xhttp2.StreamError{StreamID: id, Code: xhttp2.ErrCodeStreamClosed}
 	}
