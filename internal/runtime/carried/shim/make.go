@@ -74,6 +74,9 @@ func (k *maker) make(c command, b *oci.Bundle) (_ *container, err error) {
 		return nil, err
 	}
 	err = n.settle(program)
+	if ended, _ := hasEnded(n.process.pidfd); err != nil && ended {
+		err = errors.Join(err, n.process.answer()) // which has the reason, be it noticed elsewhere
+	}
 	if err == nil {
 		err = os.WriteFile(c.pidFile, []byte(strconv.Itoa(n.process.pid)), 0o644)
 	}
