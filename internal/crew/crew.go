@@ -60,22 +60,6 @@ func (c *Crew) work(f func()) {
 	}
 }
 
-// Do has f run by one of the crew and waits for it. A panic of f's becomes the
-// caller's.
-func (c *Crew) Do(f func()) {
-	var panicked any
-	done := make(chan struct{})
-	c.Go(func() {
-		defer close(done)
-		defer func() { panicked = recover() }()
-		f()
-	})
-	<-done
-	if panicked != nil {
-		panic(panicked)
-	}
-}
-
 // Close sends all home, as Dismiss does, and waits until they have gone.
 func (c *Crew) Close() {
 	c.Dismiss()

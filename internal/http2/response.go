@@ -165,23 +165,13 @@ func (w *response) FlushError() error {
 
 // SetReadDeadline is called by an http.ResponseController.
 func (w *response) SetReadDeadline(at time.Time) error {
-	s := w.s
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	if s.err == nil {
-		s.reading.set(at, &s.c.mu, s.stopReading)
-	}
+	w.s.move(&w.s.reading, at, w.s.stopReading)
 	return nil
 }
 
 // SetWriteDeadline is called by an http.ResponseController. A stream that misses it is reset.
 func (w *response) SetWriteDeadline(at time.Time) error {
-	s := w.s
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	if s.err == nil {
-		s.writing.set(at, &s.c.mu, s.stopWriting)
-	}
+	w.s.move(&w.s.writing, at, w.s.stopWriting)
 	return nil
 }
 

@@ -238,6 +238,15 @@ func (d *deadline) stop() {
 	}
 }
 
+// move sets one of the stream's deadlines.
+func (s *stream) move(d *deadline, at time.Time, f func()) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.err == nil {
+		d.set(at, &s.c.mu, f)
+	}
+}
+
 // stopReading ends the time for reading the body.
 func (s *stream) stopReading() {
 	s.late = os.ErrDeadlineExceeded
